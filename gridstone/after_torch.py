@@ -1,0 +1,57 @@
+"""Registers QuantTensor with torch as soon as torch is there, without importing torch.
+
+`torch.load(weights_only=True)` must know the class whichever of gridstone and torch a program imports first, while
+`gridstone emit` and everything else up to source text must work, and start fast, without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+TENSORS = "gridstone.runtime.tensors"
+
+
+class _Loader(importlib.abc.Loader):
+    """Loads torch as its own loader would, then the tensors."""
+
+    def __init__(self, inner: importlib.abc.Loader) -> None:
+        self.inner = inner
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.inner.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__ is not None:
+            module.__spec__.loader = self.inner
+        module.__loader__ = self.inner
+        self.inner.exec_module(module)
+        importlib.import_module(TENSORS)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Steps aside after the first import of torch."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "torch":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec("torch")
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+
+def register() -> None:
+    """Import the tensors now if torch is loaded, else when it is."""
+    if "torch" in sys.modules:
+        importlib.import_module(TENSORS)
+    else:
+        sys.meta_path.insert(0, _Finder())

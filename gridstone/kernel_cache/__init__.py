@@ -1,0 +1,1 @@
+"""Text to callable, kept: settings, keys, the store of artefacts, toolchains, launchers, tuning records."""

@@ -1,0 +1,49 @@
+"""Facts of the machine at hand: which targets it runs, and what to call it in records."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from pathlib import Path
+
+from gridstone.lower.target import Target, cpp_target, parse_target
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+@functools.cache
+def cpu_facts() -> tuple[str, frozenset[str]]:
+    """Return (model name, feature flags as Linux names them); no flags where the system does not tell."""
+    try:
+        text = CPUINFO.read_text()
+    except OSError:
+        return platform.processor() or platform.machine(), frozenset()
+    rows = dict(line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    facts = {name.strip(): value.strip() for name, value in rows.items()}
+    return facts.get("model name", platform.machine()), frozenset(facts.get("flags", "").split())
+
+
+@functools.cache
+def host_target() -> Target:
+    """Return the widest C++ target that this CPU runs."""
+    return cpp_target(cpu_facts()[1])
+
+
+LIBRARY = parse_target("library:torch")
+
+
+def runs_here(target: Target) -> bool:
+    """Return whether code for a target runs on this machine."""
+    return target.cpu_flags <= cpu_facts()[1]
+
+
+@functools.cache
+def device_name() -> str:
+    """Return what records call this machine: the CPU's model and the target that it is used as."""
+    return f"{cpu_facts()[0]} [{host_target().arch}]"
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,88 @@
+"""Launching C++ kernels: from tensors to the arguments of a C entry point."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from gridstone.ir.spec import Spec
+from gridstone.kernel_cache.toolchain import Call
+from gridstone.templates.source import Param, ParamKind, Source
+
+OUTPUT = "y"
+Tensors = tuple[torch.Tensor, ...]
+Getter = Callable[[Tensors], int]
+
+
+def _getter(param: Param, places: dict[str, int]) -> Getter:
+    """Return the function that reads an argument off (operands..., output)."""
+    if param.operand not in places:
+        return lambda _: 0
+    at = places[param.operand]
+    match param.kind:
+        case ParamKind.POINTER:
+            return lambda tensors: tensors[at].data_ptr()
+        case ParamKind.STRIDE:
+            return lambda tensors: tensors[at].stride(0)
+        case _:
+            return lambda tensors: tensors[at].shape[0]
+
+
+def bind(entry: Any, scratch_entry: Any | None, source: Source, spec: Spec) -> Call:  # ctypes functions have no type
+    """Return `call(*tensors, out=None)` for an entry point whose parameters the source describes.
+
+    Rows of an operand must be contiguous; one whose last stride is not 1 is copied first. Every call owns its output and its
+    scratch, so that Python threads may call at once: ctypes releases the lock.
+    """
+    names = [operand.name for operand in (*spec.inputs, *spec.extra_operands)]
+    places = {name: at for at, name in enumerate([*names, OUTPUT])}
+    matrices = [at for at, o in enumerate((*spec.inputs, *spec.extra_operands)) if o.type.format is None]
+    rows_at = places[next(param.operand for param in source.params if param.kind is ParamKind.ROWS)]
+    kinds = {ParamKind.THREADS: ctypes.c_int64, ParamKind.ROWS: ctypes.c_int64, ParamKind.STRIDE: ctypes.c_int64}
+    entry.argtypes = [kinds.get(param.kind, ctypes.c_void_p) for param in source.params]
+    entry.restype = None
+    getters = [
+        (at, _getter(param, places))
+        for at, param in enumerate(source.params)
+        if param.kind not in (ParamKind.THREADS, ParamKind.SCRATCH)
+    ]
+    threads_at = next((at for at, param in enumerate(source.params) if param.kind is ParamKind.THREADS), None)
+    scratch_at = next((at for at, param in enumerate(source.params) if param.kind is ParamKind.SCRATCH), None)
+    if scratch_entry is not None:
+        scratch_entry.argtypes = [ctypes.c_int64, ctypes.c_int64]
+        scratch_entry.restype = ctypes.c_int64
+    columns = spec.output.static(1)
+    dtype = getattr(torch, spec.output.dtype.torch)
+    sizes: dict[tuple[int, int], int] = {}
+
+    def call(*tensors: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        for at in matrices:
+            if tensors[at].stride(-1) != 1 and tensors[at].shape[-1] > 1:
+                tensors = tuple(t.contiguous() if i == at else t for i, t in enumerate(tensors))
+        rows = tensors[rows_at].shape[0]
+        y = torch.empty((rows, columns), dtype=dtype) if out is None else out
+        if rows == 0:
+            return y
+        threads = torch.get_num_threads()
+        operands = (*tensors, y)
+        arguments = [0] * len(source.params)
+        for at, getter in getters:
+            arguments[at] = getter(operands)
+        if threads_at is not None:
+            arguments[threads_at] = threads
+        if scratch_at is not None and scratch_entry is not None:
+            size = sizes.get((rows, threads))
+            if size is None:
+                size = sizes[rows, threads] = scratch_entry(rows, threads)
+                if len(sizes) > 1024:
+                    sizes.clear()
+            if size:
+                scratch = torch.empty(size, dtype=torch.uint8)  # noqa: F841  lives until the call returns
+                arguments[scratch_at] = scratch.data_ptr()
+        entry(*arguments)
+        return y
+
+    return call

@@ -1,0 +1,541 @@
+"""The store: artefacts by the hash of everything they depend on, safe against crashes, races and damage.
+
+blobs/ab/<sha256 of the blob><suffix>   the artefact's bytes
+entries/ab/<key digest>.json            the whole key, and the hash, size and suffix of its blob (sealed JSON)
+quarantine/                             what failed verification, for people to look at
+locks/                                  one lock per key, only so that a key is not built twice at once
+
+A write is blob, then entry: each to a temporary file beside its place, fsync, rename, fsync of the folder. So a crash
+leaves the old entry or the new one. A read takes no lock, verifies both hashes, and treats whatever is wrong as a miss.
+Modification times decide only what to prune first.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import functools
+import logging
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import filelock
+
+from gridstone.ir.errors import CacheError
+from gridstone.kernel_cache.key import (
+    Entry,
+    Key,
+    check_suffix,
+    first_difference,
+    nearest_key,
+    seal_entry,
+    sha256,
+    unseal_entry,
+)
+
+LOCK_SECONDS = 600.0  # a build may take minutes; past this the holder is taken for hung, and the key is built twice
+TOUCH_SECONDS = 3600.0  # a use is noted at most this often
+YOUNG_SECONDS = 60.0  # whoever wrote an entry may not have loaded it yet: pruning leaves it alone this long
+STALE_SECONDS = 3600.0  # a temporary file, or a blob without an entry, is a crash's leftover once it is this old
+QUARANTINED = 32  # files kept in quarantine
+
+_TEMPORARY = ".tmp-"
+_LOG = logging.getLogger("gridstone")
+_WARNED: dict[Path, OSError] = {}  # a warning per folder and process is a fact about the process, not about a store
+_ENTRY = re.compile(r"([0-9a-f]{64})\.json")
+_BLOB = re.compile(r"([0-9a-f]{64})(\.[a-z0-9]{1,12}){0,2}")
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What `get_or_build` gives.
+
+    Args:
+        path: The artefact. When it is not persisted, it is gone when this process exits.
+        hit: Whether it was there already.
+        persisted: Whether a later process will find it.
+    """
+
+    path: Path
+    hit: bool
+    persisted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What one `Store` object has seen since it was made."""
+
+    hits: int = 0
+    misses: int = 0
+    builds: int = 0
+    quarantined: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the folder holds; `size` is in bytes and includes the quarantine."""
+
+    entries: int
+    blobs: int
+    quarantined: int
+    size: int
+
+
+class Store:
+    """A content-addressed cache of build artefacts in one folder, shared by any number of threads and processes.
+
+    Args:
+        root: Its folder; made, with mode 0700, on the first write.
+        limit_bytes: Size that pruning keeps to, except for entries written within the last `YOUNG_SECONDS`.
+        lock_seconds: How long to wait for another process that is building the same key.
+    """
+
+    def __init__(self, root: Path, limit_bytes: int, lock_seconds: float = LOCK_SECONDS) -> None:
+        self.root = root.absolute()
+        self.limit_bytes = limit_bytes
+        self._lock_seconds = lock_seconds
+        self._guard = Lock()
+        self._counters = Counters()
+        self._room = 0  # bytes that may be written before the folder is measured again
+        self._private: dict[str, tuple[Path, str]] = {}  # key digest -> temporary file and its hash
+
+    def get(self, key: Key) -> Path | None:
+        """Return the path of a verified artefact, or None; never raises on what it finds in the folder."""
+        found = self._find(key.digest)
+        self._count(hits=int(found is not None), misses=int(found is None))
+        return found.path if found else None
+
+    def put(self, key: Key, blob: bytes, suffix: str = "") -> Path:
+        """Keep an artefact and return its path; replaces what was kept under the key.
+
+        Args:
+            key: Its identity.
+            blob: Its bytes.
+            suffix: Ending of the file's name, such as ".so".
+
+        Raises:
+            CacheError: The folder cannot be written, or the suffix is malformed.
+        """
+        check_suffix(suffix)
+        try:
+            return self._persist(key, blob, suffix)
+        except OSError as error:
+            raise CacheError(f"{self.root} cannot be written: {error.strerror}", remedy(error)) from error
+
+    def get_or_build(self, key: Key, build: Callable[[], bytes], suffix: str = "") -> Built:
+        """Return the artefact of a key, building it if need be, once among all processes that ask at the same time.
+
+        A folder that cannot be written costs one warning and never the artefact.
+
+        Args:
+            key: Its identity.
+            build: Makes its bytes; its exceptions pass through and leave no trace in the cache.
+            suffix: Ending of the file's name, such as ".so".
+
+        Raises:
+            CacheError: Neither the cache nor any temporary folder can be written, or the suffix is malformed.
+        """
+        check_suffix(suffix)
+        digest = key.digest
+        found = self._find(digest)
+        if found is None:
+            with exclusive(self.root / "locks" / f"{digest}.lock", self._lock_seconds):
+                found = self._find(digest)
+                if found is None:
+                    self._count(misses=1, builds=1)
+                    return self._keep(key, build(), suffix)
+        self._count(hits=1)
+        return found
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Return the readable entries, most recently used first; blobs are not read."""
+        return tuple(entry for _, _, entry in reversed(self._by_use()) if entry)
+
+    def usage(self) -> Usage:
+        """Measure the folder without reading any file."""
+        rooms = (self._files("entries"), self._files("blobs"), self._quarantine())
+        sizes = [[found.st_size for path in room if (found := _status(path))] for room in rooms]
+        return Usage(len(sizes[0]), len(sizes[1]), len(sizes[2]), sum(map(sum, sizes)))
+
+    def clear(self) -> int:
+        """Remove all artefacts, the quarantine and the locks, nothing else; return the number of entries removed."""
+        gone = sum(_remove(path) for path in self._files("entries"))
+        for path in (*self._files("blobs"), *self._quarantine(), *self._locks(), *self._leftovers()):
+            _remove(path)
+        self._private.clear()
+        return gone
+
+    def prune(self) -> int:
+        """Remove leftovers, then the least recently used entries until the limit is kept; return the bytes freed."""
+        return self._prune(just_written="")
+
+    def verify(self) -> list[str]:
+        """Check every entry and blob and return what is wrong, one line each; changes nothing."""
+        problems: list[str] = []
+        for path in (*self._files("entries"), *self._files("blobs")):
+            try:
+                if path.suffix == ".json" and path.parent.parent.name == "entries":
+                    self._open(path)
+                elif (data := read_regular(path)) is not None and sha256(data) != path.name[:64]:
+                    problems.append(f"{path.relative_to(self.root)}: its bytes are not those that its name says")
+            except CacheError as error:
+                problems.append(f"{path.relative_to(self.root)}: {error.problem}")
+            except OSError as error:
+                problems.append(f"{path.relative_to(self.root)}: unreadable: {error.strerror}")
+        return problems
+
+    def explain_miss(self, key: Key) -> str:
+        """Say why a key is not found, naming the first field that differs from the nearest kept entry's."""
+        digest = key.digest
+        if self._find(digest):
+            return f"{key.kind} {digest[:12]} is not a miss: it is kept"
+        head = f"{key.kind} {digest[:12]} is a miss"
+        if any(path.name.startswith(digest) for path in self._quarantine()):
+            return f"{head}: its entry was damaged and is in the folder quarantine"
+        kept = [entry.key for entry in self.entries()]
+        nearest = nearest_key(key, kept)
+        if nearest is None:
+            return f"{head}: none of the {len(kept)} kept entries is of this kind"
+        equal = len(set(key.fields) & set(nearest.fields))
+        place = f"the nearest kept entry {nearest.digest[:12]} ({equal} of {len(key.fields)} fields equal)"
+        return f"{head}: {place} differs first in {first_difference(key, nearest)}"
+
+    def counters(self) -> Counters:
+        """Return a snapshot."""
+        return self._counters
+
+    def _count(self, hits: int = 0, misses: int = 0, builds: int = 0, quarantined: int = 0) -> None:
+        with self._guard:
+            now = self._counters
+            self._counters = Counters(
+                now.hits + hits, now.misses + misses, now.builds + builds, now.quarantined + quarantined
+            )
+
+    def _entry_path(self, digest: str) -> Path:
+        return self.root / "entries" / digest[:2] / f"{digest}.json"
+
+    def _blob_path(self, entry: Entry) -> Path:
+        return self.root / "blobs" / entry.blob[:2] / f"{entry.blob}{entry.suffix}"
+
+    def _find(self, digest: str) -> Built | None:
+        path = self._entry_path(digest)
+        found = None
+        try:
+            found = self._open(path)
+        except CacheError as error:
+            self._count(quarantined=int(set_aside(path, self.root, error.problem)))
+        except OSError as error:  # not damage, perhaps not lasting: permissions, too many open files, a network folder
+            _LOG.info("%s cannot be read: %s", path, error.strerror)
+        if found is not None:
+            _touch(path)
+            return Built(found, hit=True, persisted=True)
+        private = self._private.get(digest)
+        with contextlib.suppress(CacheError, OSError):
+            if private and (data := read_regular(private[0])) is not None and sha256(data) == private[1]:
+                return Built(private[0], hit=True, persisted=False)
+        return None
+
+    def _open(self, path: Path) -> Path | None:
+        """Return the verified blob of an entry's file, None when there is no entry; CacheError when it is damaged."""
+        data = read_regular(path)
+        if data is None:
+            return None
+        entry = unseal_entry(data, path.name.removesuffix(".json"))
+        place = self._blob_path(entry)
+        blob = read_regular(place)
+        if blob is None:
+            raise CacheError(f"its blob {place.name} is missing")
+        if len(blob) != entry.size or sha256(blob) != entry.blob:
+            raise CacheError(f"its blob {place.name} is damaged")
+        return place
+
+    def _persist(self, key: Key, blob: bytes, suffix: str) -> Path:
+        entry = Entry(key.kind, key.fields, sha256(blob), len(blob), suffix)
+        digest, place, text = key.digest, self._blob_path(entry), seal_entry(entry)
+        # The blob is written even where it exists: that mends a damaged one, and keeps it young for a pruner elsewhere.
+        for path, data in ((place, blob), (self._entry_path(digest), text)):
+            write_over(path, data, self.root)
+        with self._guard:
+            self._room -= len(blob) + len(text)
+            due = self._room < 0
+        if due:
+            self._prune(digest)
+        return place
+
+    def _keep(self, key: Key, blob: bytes, suffix: str) -> Built:
+        try:
+            return Built(self._persist(key, blob, suffix), hit=False, persisted=True)
+        except OSError as error:
+            warn_unwritable(self.root, error)
+        name = sha256(blob)
+        refusals: list[OSError] = []
+        for base in (None, "/dev/shm"):  # a disk that is full often holds the temporary folder too
+            try:
+                path = _private_folder(base) / f"{name}{suffix}"
+                write_atomically(path, blob)
+            except OSError as error:
+                refusals.append(error)
+                continue
+            self._private[key.digest] = (path, name)
+            return Built(path, hit=False, persisted=False)
+        problem = f"neither {self.root} nor a temporary folder can be written: {refusals[0].strerror}"
+        raise CacheError(problem, remedy(refusals[0])) from refusals[0]
+
+    def _prune(self, just_written: str) -> int:
+        before, now = self.usage().size, time.time()
+        locks = [path for path in self._locks() if _age(path, now) > 24 * STALE_SECONDS]
+        bad = sorted(self._quarantine(), key=lambda path: _age(path, now))[QUARANTINED:]
+        for path in (*self._leftovers(), *locks, *bad):
+            _remove(path)
+        size = self.usage().size
+        if size > self.limit_bytes:
+            size = self._evict(size, just_written, now)
+        with self._guard:  # what other processes write is not seen until the next measurement, so it is never far away
+            self._room = min(self.limit_bytes - size, self.limit_bytes // 16)
+        return before - size
+
+    def _evict(self, size: int, just_written: str, now: float) -> int:
+        kept = self._by_use()
+        uses = Counter(self._blob_path(entry) for _, _, entry in kept if entry)
+        for path in self._files("blobs"):
+            if path not in uses and _age(path, now) > STALE_SECONDS:
+                size -= _free(path)
+        for _, path, entry in kept:
+            if size <= self.limit_bytes * 9 // 10:  # some slack, or the next write would prune again
+                break
+            if path.stem == just_written or 0 <= _age(path, now) < YOUNG_SECONDS:
+                continue
+            size -= _free(path)
+            if entry is None:
+                continue
+            blob = self._blob_path(entry)
+            uses[blob] -= 1
+            if not uses[blob] and not 0 <= _age(blob, now) < YOUNG_SECONDS:
+                size -= _free(blob)
+        return size
+
+    def _by_use(self) -> list[tuple[float, Path, Entry | None]]:
+        """Return (time of use, file, entry or None if unreadable), least recently used first."""
+        rows: list[tuple[float, Path, Entry | None]] = []
+        for path in self._files("entries"):
+            found, entry = _status(path), None
+            with contextlib.suppress(CacheError, OSError):
+                if (data := read_regular(path)) is not None:
+                    entry = unseal_entry(data, path.name.removesuffix(".json"))
+            if found:
+                rows.append((found.st_mtime, path, entry))
+        return sorted(rows, key=lambda row: row[:2])
+
+    def _files(self, room: str) -> Iterator[Path]:
+        name = _ENTRY if room == "entries" else _BLOB
+        return (path for path in self._shards(room) if name.fullmatch(path.name))
+
+    def _leftovers(self) -> Iterator[Path]:
+        """Yield the temporary files of writers that died."""
+        now = time.time()
+        records = (path for version in listed(self.root / "records") for path in listed(version))
+        for path in (*self._shards("entries"), *self._shards("blobs"), *records):
+            if path.name.startswith(_TEMPORARY) and _age(path, now) > STALE_SECONDS:
+                yield path
+
+    def _shards(self, room: str) -> Iterator[Path]:
+        for shard in listed(self.root / room):
+            if re.fullmatch("[0-9a-f]{2}", shard.name):
+                yield from listed(shard)
+
+    def _quarantine(self) -> Iterator[Path]:
+        return (path for path in listed(self.root / "quarantine") if path.suffix == ".bad")
+
+    def _locks(self) -> Iterator[Path]:
+        return (path for path in listed(self.root / "locks") if path.suffix == ".lock")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a reader, or a crash at any moment, finds the old bytes or the new; mode 0600.
+
+    Raises:
+        OSError: It cannot be written; nothing is left behind.
+    """
+    _make_folder(path.parent)
+    temporary = path.parent / f"{_TEMPORARY}{os.getpid()}-{os.urandom(8).hex()}"
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(file, rest) :]
+            os.fsync(file)
+        finally:
+            os.close(file)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_over(path: Path, data: bytes, root: Path) -> None:
+    """Write a file atomically, whatever is in its place; a folder there goes to the quarantine of the cache."""
+    try:
+        write_atomically(path, data)
+    except IsADirectoryError:
+        set_aside(path, root, "a folder where a file belongs")
+        write_atomically(path, data)
+
+
+def read_regular(path: Path) -> bytes | None:
+    """Return a file's bytes, or None when there is none.
+
+    Raises:
+        CacheError: Something other than a regular file is there; a symbolic link is not followed.
+        OSError: It cannot be read.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise CacheError("a symbolic link or a socket, not a file") from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise CacheError("not a regular file")
+        with os.fdopen(file, "rb", closefd=False) as stream:
+            return stream.read()
+    finally:
+        os.close(file)
+
+
+def set_aside(path: Path, root: Path, why: str) -> bool:
+    """Move what failed verification to the quarantine, or remove it; return whether it is out of the way."""
+    _LOG.info("%s is set aside: %s", path, why)
+    place = root / "quarantine" / f"{path.name}.{time.time_ns()}-{os.getpid()}.bad"
+    try:
+        _make_folder(place.parent)
+        os.rename(path, place)
+    except OSError:
+        return _remove(path)
+    return True
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, seconds: float) -> Iterator[None]:
+    """Hold a lock file, or go on without it when it cannot be had: it saves work, it does not guard correctness.
+
+    The operating system frees the lock of a process that died.
+    """
+    lock = None
+    try:
+        _make_folder(path.parent)
+        lock = filelock.FileLock(path, timeout=seconds, mode=0o600, poll_interval=0.01)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:  # filelock.Timeout is an OSError
+        _LOG.info("%s cannot be locked, going on without: %s", path, error)
+        lock = None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            with contextlib.suppress(OSError):
+                lock.release()
+
+
+def warn_unwritable(root: Path, error: OSError) -> None:
+    """Say once per process and folder that nothing can be kept in it, why, and what to do."""
+    if _WARNED.setdefault(root, error) is error:
+        kept = "kernels and tuning records are kept until this process exits"
+        _LOG.warning("the kernel cache %s cannot be written: %s; %s; %s", root, error.strerror, kept, remedy(error))
+
+
+def remedy(error: OSError) -> str:
+    """Return what a user can do about a folder that cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free space there, or set GRIDSTONE_CACHE_DIR to a folder with room"
+    return "set GRIDSTONE_CACHE_DIR to a folder that you can write"
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Some file systems refuse this. The rename has happened, and readers verify, so at worst a crash costs a rebuild.
+    with contextlib.suppress(OSError):
+        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+@functools.cache
+def _private_folder(base: str | None) -> Path:
+    folder, owner = Path(tempfile.mkdtemp(prefix="gridstone-", dir=base)), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # not in a fork of this process
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
+
+
+def _touch(path: Path) -> None:
+    found, now = _status(path), time.time()
+    if found and found.st_mtime < now - TOUCH_SECONDS:
+        with contextlib.suppress(OSError):
+            os.utime(path, (now, now), follow_symlinks=False)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except OSError:
+        return None
+
+
+def _age(path: Path, now: float) -> float:
+    found = _status(path)
+    return now - found.st_mtime if found else 0.0
+
+
+def listed(folder: Path) -> list[Path]:
+    """Return what is in a folder, sorted; nothing when it cannot be read."""
+    try:
+        return sorted(Path(entry.path) for entry in os.scandir(folder))
+    except OSError:
+        return []
+
+
+def _remove(path: Path) -> bool:
+    """Remove a file, or a folder that stands in its place; return whether it was there and is gone."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    except OSError:
+        return False
+    return True
+
+
+def _free(path: Path) -> int:
+    found = _status(path)
+    return found.st_size if _remove(path) and found else 0

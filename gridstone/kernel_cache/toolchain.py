@@ -1,0 +1,56 @@
+"""The contract of a toolchain: from source text to bytes to something callable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from gridstone.ir.spec import Spec
+from gridstone.lower.target import Language, Target
+from gridstone.templates.source import Source
+
+Call = Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A source and its callable.
+
+    Args:
+        source: What was emitted.
+        call: `call(*tensors, out=None) -> Tensor`; tensors in the order of the spec's inputs and then its epilogues'
+            operands, matrices two-dimensional, a quantised weight as its packed buffer.
+    """
+
+    source: Source
+    call: Call
+
+    def __call__(self, *tensors: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        return self.call(*tensors, out=out)
+
+
+class Toolchain(Protocol):
+    """Builds and loads the sources of one language."""
+
+    language: Language
+    suffix: str
+
+    def missing(self) -> str | None:
+        """Return why nothing can be built here and what to install, or None."""
+        ...
+
+    def identity(self, target: Target) -> tuple[tuple[str, str], ...]:
+        """Return named facts that an artefact depends on besides its text: versions, flags, headers."""
+        ...
+
+    def build(self, source: Source, target: Target) -> bytes:
+        """Compile; BuildError with the compiler's own words when it refuses."""
+        ...
+
+    def load(self, path: Path, source: Source, spec: Spec) -> Call:
+        """Make an artefact callable; LaunchError when it cannot be loaded."""
+        ...

@@ -1,0 +1,147 @@
+"""The C++ toolchain: the system's compiler, explicit ISA flags, a precompiled header, one shared object a kernel."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch  # loaded before any kernel: they share the OpenMP runtime that it brings
+
+from gridstone.ir.errors import BuildError, LaunchError
+from gridstone.ir.spec import Spec
+from gridstone.kernel_cache.launch_cpp import bind
+from gridstone.kernel_cache.settings import read_settings
+from gridstone.kernel_cache.toolchain import Call
+from gridstone.lower.target import Language, Target
+from gridstone.templates.source import Source
+
+PRELUDE = """\
+#pragma once
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <math.h>
+#include <omp.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+"""
+# -ffp-contract=fast fuses a*b+c; nothing here relaxes NaN, infinities or the order of sums.
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
+         "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-Wno-unknown-pragmas", "-Wno-unused-function")  # fmt: skip
+TIMEOUT_S = 300.0
+
+
+@functools.lru_cache(maxsize=8)
+def _identify(compiler: str) -> str | None:
+    """Return the compiler's name and version, or None when it does not run."""
+    try:
+        run = subprocess.run(
+            [*shlex.split(compiler), "--version"], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = run.stdout.strip().splitlines()
+    return lines[0] if run.returncode == 0 and lines else None
+
+
+class CppToolchain:
+    """Compiles with `GRIDSTONE_CXX`, `CXX`, or the first of c++, g++, clang++ that runs."""
+
+    language = Language.CPP
+    suffix = ".so"
+
+    def compiler(self) -> str | None:
+        """Return the compiler's command, or None when there is none that runs."""
+        wanted = read_settings().compiler
+        names = [wanted] if wanted else ["c++", "g++", "clang++"]
+        for name in names:
+            words = shlex.split(name)
+            if words and shutil.which(words[0]) and _identify(name):
+                return name
+        return None
+
+    def missing(self) -> str | None:
+        """Say what to install when there is no compiler."""
+        if self.compiler():
+            return None
+        wanted = read_settings().compiler
+        if wanted:
+            return (
+                f"the compiler {wanted!r} does not run; unset GRIDSTONE_CXX and CXX or point them at a C++17 compiler"
+            )
+        return "no C++ compiler found; install g++ or clang++, or set GRIDSTONE_CXX"
+
+    def identity(self, target: Target) -> tuple[tuple[str, str], ...]:
+        """Compiler, flags, prelude."""
+        compiler = self.compiler()
+        version = _identify(compiler) if compiler else None
+        return (
+            ("compiler", version or "none"),
+            ("flags", " ".join((*FLAGS, *target.flags))),
+            ("prelude", PRELUDE),
+        )
+
+    def build(self, source: Source, target: Target) -> bytes:
+        """Compile to a shared object and return its bytes."""
+        compiler = self.compiler()
+        if compiler is None:
+            raise BuildError(self.missing() or "no C++ compiler")
+        command = [*shlex.split(compiler), *FLAGS, *target.flags]
+        with tempfile.TemporaryDirectory(prefix="gridstone-build-") as folder:
+            text, binary = Path(folder, "kernel.cpp"), Path(folder, "kernel.so")
+            text.write_text(source.text)
+            # A fixed name and map keep the folder out of the artefact.
+            place = [f"-ffile-prefix-map={folder}=.", "-include", str(self._prelude(command))]
+            self._run([*command, *place, "-shared", "-o", str(binary), str(text)], source)
+            return binary.read_bytes()
+
+    def _run(self, command: list[str], source: Source) -> None:
+        try:
+            run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired:
+            raise BuildError(f"compiling {source.origin.schedule} took over {TIMEOUT_S:.0f} s") from None
+        except OSError as error:
+            raise BuildError(f"the compiler could not be started: {error}") from error
+        if run.returncode:
+            failure = BuildError(f"the compiler refused {source.origin.recipe}:\n{run.stderr.strip()[:4000]}")
+            failure.add_note(f"spec      {source.origin.spec}\nschedule  {source.origin.schedule}")
+            raise failure
+
+    def _prelude(self, command: list[str]) -> Path:
+        """Return the prelude, precompiled once per compiler and flags and process tree."""
+        digest = hashlib.sha256("\0".join([*command, _identify(shlex.join(command[:1])) or "", PRELUDE]).encode())
+        folder = Path(tempfile.gettempdir()) / f"gridstone-pch-{os.getuid()}-{digest.hexdigest()[:16]}"
+        header = folder / "prelude.h"
+        if header.exists() and header.stat().st_uid == os.getuid() and header.read_text() == PRELUDE:
+            return header
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            text, compiled = Path(scratch, "prelude.h"), Path(scratch, "prelude.h.gch")
+            text.write_text(PRELUDE)
+            subprocess.run(
+                [*command, "-x", "c++-header", "-o", str(compiled), str(text)],
+                capture_output=True, timeout=TIMEOUT_S, check=False,
+            )  # fmt: skip
+            if compiled.exists():
+                os.replace(compiled, folder / "prelude.h.gch")
+            os.replace(text, header)
+        return header
+
+    def load(self, path: Path, source: Source, spec: Spec) -> Call:
+        """Open the shared object and bind its entry point to tensors."""
+        try:
+            library = ctypes.CDLL(str(path))
+            entry = getattr(library, source.entry)
+            scratch = getattr(library, source.launch.scratch_entry) if source.launch.scratch_entry else None
+        except (OSError, AttributeError) as error:
+            raise LaunchError(f"{path.name} cannot be loaded: {error}", "run `gridstone cache verify`") from error
+        torch.get_num_threads()  # the runtime is up before the first parallel region of a kernel
+        return bind(entry, scratch, source, spec)

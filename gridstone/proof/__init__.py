@@ -1,0 +1,1 @@
+"""Is a kernel right, and is it well built."""

@@ -1,0 +1,1 @@
+"""Use: capture, matching, dispatch, and the tensors that hold packed weights."""

@@ -1,0 +1,244 @@
+"""Dispatch: from live tensors to a bound kernel by one dictionary look-up, and what happens on a miss.
+
+On a miss the tuned record of the problem's bucket decides; without one, the default schedule; where nothing can be
+built, the library. Which of these it was, and why, is kept for `explain`, and a fall-back is warned of once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+
+import torch
+
+from gridstone.ir.errors import BuildError, FormatError, GridstoneError, LaunchError, ScheduleError, SpecError
+from gridstone.ir.spec import Spec
+from gridstone.ir.storage import storage
+from gridstone.ir.text import print_spec
+from gridstone.kernel_cache.host import LIBRARY, device_name, host_target, runs_here
+from gridstone.kernel_cache.make import default_book, make_kernel
+from gridstone.kernel_cache.records import Record
+from gridstone.kernel_cache.toolchain import Call, Kernel
+from gridstone.lower.bucket import BUCKETS, problem
+from gridstone.lower.schedule import Schedule, parse_schedule, print_schedule
+from gridstone.lower.target import Target, parse_target
+from gridstone.runtime.linear_key import LinearKey, our_dtype, parse_key, spec_of
+from gridstone.templates.recipe import Recipe
+from gridstone.templates.registry import default_recipe, recipe_named, refusals
+from gridstone.templates.render import recipe_hash
+from gridstone.tuner.job import tune
+
+log = logging.getLogger("gridstone")
+TUNE_NOW_SECONDS = 20.0
+_TOP = BUCKETS[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What was bound for a problem, and why.
+
+    Args:
+        spec: The problem, M bound to its bucket.
+        recipe, schedule, target: What computes it.
+        why: `tuned record`, `default schedule`, or `library: ` and the reason.
+        kernel: The loaded kernel.
+    """
+
+    spec: Spec
+    recipe: str
+    schedule: str
+    target: str
+    why: str
+    kernel: Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    call: Call
+    n: int
+    k: int
+    bytes: int
+
+
+class Dispatcher:
+    """The table of bound kernels of this process."""
+
+    def __init__(self) -> None:
+        self._table: dict[tuple[object, ...], _Bound] = {}
+        self._chosen: dict[str, Chosen] = {}
+        self._warned: set[str] = set()
+        self._lock = threading.RLock()
+
+    def linear(
+        self,
+        x: torch.Tensor,
+        packed: torch.Tensor,
+        bias: torch.Tensor | None,
+        residual: torch.Tensor | None,
+        key: str,
+    ) -> torch.Tensor:
+        """Compute act(x @ w.T + bias) + residual.
+
+        Args:
+            x: (..., K), f32, bf16 or f16.
+            packed: Buffer of the weight that `key` describes.
+            bias: (N,), or None.
+            residual: (..., N), or None.
+            key: Text of a `LinearKey`.
+        """
+        flat = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+        rows, k = flat.shape
+        slot = (
+            key,
+            1 << (rows - 1).bit_length() if rows <= _TOP else _TOP,
+            x.dtype,
+            bias.dtype if bias is not None else None,
+            residual.dtype if residual is not None else None,
+            torch.get_num_threads(),
+        )
+        bound = self._table.get(slot)
+        if bound is None:
+            bound = self._bind(slot, rows, x, packed, bias, residual, key)
+        if k != bound.k or packed.numel() != bound.bytes or not (x.is_cpu and packed.is_cpu):
+            raise self._refuse(x, packed, bound)
+        operands = [flat, packed]
+        if bias is not None:
+            if bias.shape != (bound.n,) or not bias.is_cpu:
+                raise SpecError(
+                    f"bias of shape {tuple(bias.shape)} on {bias.device} does not fit N={bound.n} on the CPU"
+                )
+            operands.append(bias)
+        if residual is not None:
+            if residual.shape[-1:] != (bound.n,) or residual.shape[:-1] != x.shape[:-1] or not residual.is_cpu:
+                want = (*x.shape[:-1], bound.n)
+                raise SpecError(
+                    f"residual of shape {tuple(residual.shape)} is not the output's {want}", "expand it first"
+                )
+            operands.append(residual if residual.dim() == 2 else residual.reshape(-1, bound.n))
+        y = bound.call(*operands)
+        return y if x.dim() == 2 else y.view(*x.shape[:-1], bound.n)
+
+    def _refuse(self, x: torch.Tensor, packed: torch.Tensor, bound: _Bound) -> GridstoneError:
+        if x.device != packed.device:
+            return SpecError(f"x is on {x.device}, the weight on {packed.device}", "move both to one device")
+        if not x.is_cpu:
+            return SpecError(f"no recipe runs on {x.device} yet", "move model and inputs to the CPU")
+        if x.shape[-1] != bound.k:
+            return SpecError(
+                f"x of shape {tuple(x.shape)} does not fit a weight with K={bound.k}", "check the last extent"
+            )
+        return FormatError(f"a packed buffer of {packed.numel()} bytes, not {bound.bytes}", "re-pack the weight")
+
+    def _bind(
+        self,
+        slot: tuple[object, ...],
+        rows: int,
+        x: torch.Tensor,
+        packed: torch.Tensor,
+        bias: torch.Tensor | None,
+        residual: torch.Tensor | None,
+        text: str,
+    ) -> _Bound:
+        key = parse_key(text)
+        kind = our_dtype(x)
+        assert kind is not None and key.weight.format is not None
+        spec = spec_of(key, kind, our_dtype(bias), our_dtype(residual))
+        n, k = key.weight.static(0), key.weight.static(1)
+        size = storage(key.weight.storage, key.weight.format, n, k).bytes
+        probe = _Bound(_never, n, k, size)
+        if x.shape[-1] != k or packed.numel() != size or not (x.is_cpu and packed.is_cpu):
+            raise self._refuse(x, packed, probe)
+        with self._lock:
+            chosen = self.choose(spec, rows, key)
+            bound = _Bound(chosen.kernel.call, n, k, size)
+            self._table[slot] = bound
+        return bound
+
+    def choose(self, spec: Spec, rows: int, key: LinearKey) -> Chosen:
+        """Decide what computes a spec for a row count and load it."""
+        threads = torch.get_num_threads()
+        at = problem(spec, max(rows, 1))
+        name = f"{print_spec(at)} on {key.target}, tune={key.tune}, {threads} threads"
+        if name in self._chosen:
+            return self._chosen[name]
+        target = host_target() if key.target == "auto" else parse_target(key.target)
+        chosen = self._load(at, target, key, threads)
+        self._chosen[name] = chosen
+        return chosen
+
+    def _load(self, spec: Spec, target: Target, key: LinearKey, threads: int) -> Chosen:
+        record = None
+        if key.tune == "now" and target != LIBRARY:
+            record = tune(spec, (target, LIBRARY), budget_seconds=TUNE_NOW_SECONDS, threads=threads).winner
+        elif key.tune == "cached":
+            record = tuned_record(spec, threads, key.target)
+        why = ""
+        if record is not None:
+            try:
+                return self._made(spec, *_of_record(record, spec), "tuned record")
+            except (BuildError, LaunchError, ScheduleError) as error:
+                why = str(error)
+        recipe = default_recipe(spec, target)
+        if recipe is not None and not why:
+            try:
+                if not runs_here(target):
+                    raise LaunchError(f"{target} does not run on this machine", "use target=auto")
+                schedule = recipe.space.default(spec, target)
+                return self._made(spec, recipe, schedule, target, "default schedule")
+            except (BuildError, LaunchError, ScheduleError) as error:
+                why = str(error)
+        elif recipe is None:
+            why = "; ".join(refusals(spec, target)) or f"no recipe for {target}"
+        if target != LIBRARY:
+            self._warn(f"{spec.op.name} runs through the library instead of {target}: {why}")
+        library = recipe_named("gemm.library.torch")
+        return self._made(spec, library, library.space.default(spec, LIBRARY), LIBRARY, f"library: {why}".rstrip(": "))
+
+    def _made(self, spec: Spec, recipe: Recipe[Schedule], schedule: Schedule, target: Target, why: str) -> Chosen:
+        kernel = make_kernel(recipe, spec, schedule, target)
+        return Chosen(spec, recipe.name, print_schedule(schedule), str(target), why, kernel)
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            log.warning("%s", text)
+
+    def chosen(self) -> tuple[Chosen, ...]:
+        """Return everything bound so far, in order."""
+        return tuple(self._chosen.values())
+
+    def clear(self) -> None:
+        """Forget all bindings, so that new records are looked up."""
+        with self._lock:
+            self._table.clear()
+            self._chosen.clear()
+            self._warned.clear()
+
+
+def _never(*tensors: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    raise AssertionError("a probe is never called")
+
+
+def _of_record(record: Record, spec: Spec) -> tuple[Recipe[Schedule], Schedule, Target]:
+    recipe = recipe_named(record.recipe)
+    target = parse_target(record.target)
+    return recipe, parse_schedule(record.schedule, recipe.schedule, recipe.space.default(spec, target)), target
+
+
+def tuned_record(spec: Spec, threads: int, target: str = "auto") -> Record | None:
+    """Return the winner for a static spec on this machine, unless its recipe has changed since."""
+    for record in default_book().get(print_spec(spec), device_name(), threads):
+        if record.status != "winner" or (target != "auto" and record.target not in (target, str(LIBRARY))):
+            continue
+        try:
+            current = recipe_hash(recipe_named(record.recipe))
+        except GridstoneError:
+            continue
+        if current == record.recipe_hash:
+            return record
+    return None
+
+
+DISPATCHER = Dispatcher()
+run_linear = DISPATCHER.linear

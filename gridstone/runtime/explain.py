@@ -1,0 +1,87 @@
+"""explain: what Gridstone would do with a function, what it would leave to PyTorch, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch._dynamo
+import torch.fx
+
+from gridstone.ir.errors import CaptureError
+from gridstone.ir.text import print_spec
+from gridstone.runtime.compile import captured
+from gridstone.runtime.dispatch import DISPATCHER, Chosen
+from gridstone.runtime.rewrite import Fallback, Matched, rewrite
+from gridstone.templates.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What became of each part of a program.
+
+    Args:
+        matched: Parts that Gridstone computes, with what was chosen for each at the rows it was captured with.
+        fallbacks: Parts of our families that run as PyTorch would have run them, each with the reason.
+        sources: Emitted source of every distinct kernel; none for library calls.
+        graphs: Number of graphs that Dynamo captured.
+        breaks: Why there is more than one.
+    """
+
+    matched: tuple[tuple[Matched, Chosen], ...]
+    fallbacks: tuple[Fallback, ...]
+    sources: tuple[Source, ...]
+    graphs: int
+    breaks: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.matched)} matched, {len(self.fallbacks)} left to PyTorch, {self.graphs} graph(s)"]
+        for part, chosen in self.matched:
+            rows = "any" if part.rows is None else str(part.rows)
+            lines.append(f"  {part.node}: {print_spec(part.spec)}")
+            lines.append(f"      M={rows}: {chosen.recipe} on {chosen.target}, {chosen.schedule} ({chosen.why})")
+        lines.extend(f"  {part.node}: {part.op} runs as in PyTorch: {part.reason}" for part in self.fallbacks)
+        lines.extend(f"  graph break: {reason}" for reason in self.breaks)
+        return "\n".join(lines)
+
+
+def explain(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Explanation:
+    """Run a function once and say what Gridstone makes of it.
+
+    Args:
+        fn: A function or a module; one that was compiled already is explained as its original.
+        args, kwargs: Inputs; the function runs on them once, without gradients.
+
+    >>> w = gridstone.quantize(torch.randn(64, 128), "int4", group_size=32)
+    >>> print(gridstone.explain(lambda x: torch.relu(x @ w.t()), torch.randn(2, 128)))  # doctest: +ELLIPSIS
+    1 matched, 0 left to PyTorch, 1 graph(s)
+    ...
+    """
+    matched: list[Matched] = []
+    fallbacks: list[Fallback] = []
+    failures: list[str] = []
+    graphs = 0
+
+    def record(module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        nonlocal graphs
+        graphs += 1
+        try:
+            program = rewrite(captured(module), "cached", "auto")
+        except CaptureError as error:
+            failures.append(str(error))
+            return module
+        matched.extend(program.matched)
+        fallbacks.extend(program.fallbacks)
+        return module
+
+    original = getattr(fn, "_orig_mod", None) or getattr(fn, "_torchdynamo_orig_callable", fn)
+    before = dict(torch._dynamo.utils.counters["graph_break"])
+    with torch.no_grad():
+        torch.compile(original, backend=record, dynamic=False)(*args, **kwargs)
+    after = torch._dynamo.utils.counters["graph_break"]
+    breaks = [reason.splitlines()[0] for reason, count in after.items() if count > before.get(reason, 0)]
+    chosen = [(part, DISPATCHER.choose(part.spec, part.rows or 1, part.key)) for part in matched]
+    sources = {c.kernel.source.text: c.kernel.source for _, c in chosen if c.kernel.source.text}
+    return Explanation(tuple(chosen), tuple(fallbacks), tuple(sources.values()), graphs, (*breaks, *failures))

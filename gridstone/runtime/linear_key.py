@@ -1,0 +1,83 @@
+"""The text that a `gridstone::linear` call carries: all of it that is not a tensor. One string, hashed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from gridstone.ir.dtype import DType, dtype
+from gridstone.ir.epilogue import Activation, Bias, Epilogue, Residual
+from gridstone.ir.errors import SpecError, nearest
+from gridstone.ir.ops.gemm import Gemm
+from gridstone.ir.spec import Numerics, NumericsClass, Operand, Spec, make_spec
+from gridstone.ir.tensor import Dim, TensorType, quantized
+from gridstone.ir.text import parse_type
+from gridstone.lower.bucket import ROWS
+
+TUNE = ("cached", "now", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class LinearKey:
+    """The static part of a linear call.
+
+    Args:
+        weight: Type of the packed weight.
+        activation: Name of the activation, empty for none.
+        numerics: Numerics class.
+        tune: One of `TUNE`.
+        target: A target, or `auto`.
+    """
+
+    weight: TensorType
+    activation: str = ""
+    numerics: Numerics = Numerics()
+    tune: str = "cached"
+    target: str = "auto"
+
+    def __str__(self) -> str:
+        tail = f"|{self.tune}|{self.target}" if (self.tune, self.target) != ("cached", "auto") else ""
+        return f"{self.weight}|{self.activation}|{self.numerics}{tail}"
+
+
+@lru_cache(maxsize=4096)
+def parse_key(text: str) -> LinearKey:
+    """Parse the text form of a key; SpecError when it is malformed."""
+    weight, activation, numerics, *rest = text.split("|")
+    tune, target = rest if rest else ("cached", "auto")
+    kind = parse_type(weight)
+    if kind.format is None:
+        raise SpecError(f"{weight} is not a quantised weight")
+    return LinearKey(kind, activation, numerics_named(numerics), tune, target)
+
+
+@lru_cache(maxsize=64)
+def numerics_named(name: str) -> Numerics:
+    """Return the numerics class that a user named, such as `exact` or `bf16 ordered`."""
+    classes = {kind.value: kind for kind in NumericsClass}
+    head, _, tail = name.partition(" ")
+    if head not in classes or tail not in ("", "ordered"):
+        raise SpecError(f"unknown numerics class {name!r}", nearest(head, classes))
+    return Numerics(classes[head], tail == "ordered")
+
+
+def spec_of(key: LinearKey, x: DType, bias: DType | None, residual: DType | None) -> Spec:
+    """Return the spec of a call, with symbolic rows: act(x @ w.T + bias) + residual in x's dtype."""
+    steps: list[Epilogue] = []
+    if bias is not None:
+        steps.append(Bias(bias))
+    if key.activation:
+        steps.append(Activation(key.activation))
+    if residual is not None:
+        steps.append(Residual(residual))
+    assert key.weight.format is not None
+    rows = TensorType(x, (Dim(ROWS), key.weight.shape[1]))
+    weight = quantized(key.weight.format, key.weight.shape, key.weight.storage)
+    return make_spec(Gemm(), (Operand("x", rows), Operand("w", weight)), tuple(steps), key.numerics)
+
+
+def our_dtype(tensor: torch.Tensor | None) -> DType | None:
+    """Return our dtype of a tensor; SpecError for one that Gridstone does not know."""
+    return None if tensor is None else dtype(str(tensor.dtype))

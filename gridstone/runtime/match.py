@@ -1,0 +1,210 @@
+"""Matching: where a captured program does what a pattern does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+
+from gridstone.ir.graph import INPUT, Argument, Graph, Node, Ref
+from gridstone.runtime.capture import trace
+from gridstone.runtime.patterns.linear import BASES, EPILOGUES, Pattern
+
+COMMUTATIVE = ("aten.add", "aten.mul")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One occurrence of a pattern: what its inputs are bound to, and the nodes that it covers."""
+
+    inputs: Mapping[str, str]
+    nodes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class LinearMatch:
+    """A linear layer with the epilogues that follow it.
+
+    Args:
+        root: The node whose value the layer computes.
+        nodes: Everything that it replaces.
+        x, w, bias, residual: Names of the nodes that feed it; None where there is none.
+        transposed: Whether w is stored as the transpose of what the program multiplies with.
+        activation: Name, or empty.
+    """
+
+    root: str
+    nodes: frozenset[str]
+    x: str
+    w: str
+    bias: str | None = None
+    residual: str | None = None
+    transposed: bool = False
+    activation: str = ""
+
+
+@cache
+def captured_pattern(pattern: Pattern) -> tuple[Graph, tuple[str, ...]]:
+    """Return a pattern's graph and the names of its input nodes, in the order of `pattern.inputs`."""
+    graph = trace(pattern.function, [torch.empty(shape, device="meta") for _, shape in pattern.inputs]).graph
+    return graph, tuple(node.name for node in graph.nodes.values() if node.target == INPUT)
+
+
+def find(pattern: Pattern, graph: Graph, root: str) -> Found | None:
+    """Return how a pattern occurs with its result at a node, or None.
+
+    Nodes inside an occurrence must have no users outside it, since they will no longer be computed.
+    """
+    shape, names = captured_pattern(pattern)
+    roles = dict(zip(names, (role for role, _ in pattern.inputs), strict=True))
+    state = _unify(shape, graph, Ref(shape.result()), Ref(root), roles, ({}, frozenset()))
+    if state is None:
+        return None
+    bound, covered = state
+    for node in covered - {root}:
+        if not set(graph.users(node)) <= covered:
+            return None
+    return Found({role: name for role, name in bound.items()}, covered)
+
+
+_State = tuple[dict[str, str], frozenset[str]]
+
+
+def _unify(
+    pattern: Graph, graph: Graph, want: Argument, have: Argument, roles: Mapping[str, str], state: _State
+) -> _State | None:
+    if isinstance(want, Ref):
+        if not isinstance(have, Ref):
+            return None
+        if want.node in roles:
+            role = roles[want.node]
+            bound, covered = state
+            if role in bound:
+                return state if bound[role] == have.node else None
+            return {**bound, role: have.node}, covered
+        return _unify_node(pattern, graph, pattern[want.node], graph[have.node], roles, state)
+    if isinstance(want, tuple):
+        if not isinstance(have, tuple) or len(want) != len(have):
+            return None
+        return _unify_all(pattern, graph, want, have, roles, state)
+    if isinstance(have, Ref | tuple):
+        return None
+    same = want == have or (_number(want) and _number(have) and float(want) == float(have))  # type: ignore[arg-type]
+    return state if same else None
+
+
+def _number(value: Argument) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _unify_node(
+    pattern: Graph, graph: Graph, want: Node, have: Node, roles: Mapping[str, str], state: _State
+) -> _State | None:
+    if want.target != have.target:
+        return None
+    bound, covered = state
+    inside = (bound, covered | {have.name})
+    straight = _unify_all(pattern, graph, want.arguments, have.arguments, roles, inside)
+    if straight is not None or want.target not in COMMUTATIVE:
+        return straight
+    first, second, *rest = have.arguments
+    return _unify_all(pattern, graph, want.arguments, (second, first, *rest), roles, inside)
+
+
+def _unify_all(
+    pattern: Graph,
+    graph: Graph,
+    want: tuple[Argument, ...],
+    have: tuple[Argument, ...],
+    roles: Mapping[str, str],
+    state: _State | None,
+) -> _State | None:
+    if len(want) != len(have):
+        return None
+    for wanted, had in zip(want, have, strict=True):
+        if state is None:
+            return None
+        state = _unify(pattern, graph, wanted, had, roles, state)
+    return state
+
+
+def linear_at(graph: Graph, root: str) -> LinearMatch | None:
+    """Return the linear layer whose product is computed at a node, epilogues included."""
+    for pattern in BASES:
+        found = find(pattern, graph, root)
+        if found is None:
+            continue
+        bias = found.inputs.get("bias")
+        if len(graph[found.inputs["w"]].shape) != 2 or (bias is not None and len(graph[bias].shape) != 1):
+            continue
+        match = LinearMatch(
+            root, found.nodes, found.inputs["x"], found.inputs["w"], bias, transposed=pattern.role == "transposed"
+        )
+        return _with_epilogues(graph, match)
+    return None
+
+
+def _with_epilogues(graph: Graph, match: LinearMatch) -> LinearMatch:
+    while True:
+        longer = _next_epilogue(graph, match)
+        if longer is None:
+            return match
+        match = longer
+
+
+def _next_epilogue(graph: Graph, match: LinearMatch) -> LinearMatch | None:
+    """Return the match extended by one epilogue, in the order bias, activation, residual."""
+    if match.residual is not None:
+        return None
+    for pattern in EPILOGUES:
+        if pattern.role == "bias" and (match.bias is not None or match.activation):
+            continue
+        if pattern.role not in ("bias", "residual") and match.activation:
+            continue
+        for root in _downstream(graph, match.root):
+            found = find(pattern, graph, root)
+            if found is None or found.inputs["y"] != match.root or not set(graph.users(match.root)) <= found.nodes:
+                continue
+            grown = replace(match, root=root, nodes=match.nodes | found.nodes)
+            if pattern.role == "bias":
+                if len(graph[found.inputs["bias"]].shape) != 1:
+                    continue
+                return replace(grown, bias=found.inputs["bias"])
+            if pattern.role == "residual":
+                if not _same_type(graph[found.inputs["residual"]], graph[match.root]):
+                    continue
+                return replace(grown, residual=found.inputs["residual"])
+            return replace(grown, activation=pattern.role)
+    return None
+
+
+def _downstream(graph: Graph, name: str) -> list[str]:
+    """Return the nodes near a value's users that an epilogue pattern may end at, nearest first."""
+    found: dict[str, None] = {}
+    edge = [name]
+    for _ in range(8):
+        edge = [user for node in edge for user in graph.users(node) if user not in found]
+        found.update(dict.fromkeys(edge))
+        if not edge or len(found) > 32:
+            break
+    return list(found)
+
+
+def _same_type(a: Node, b: Node) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype
+
+
+def linear_matches(graph: Graph) -> list[LinearMatch]:
+    """Return every linear layer of a graph, in order; no node is covered twice."""
+    covered: set[str] = set()
+    matches: list[LinearMatch] = []
+    for name in graph.nodes:
+        if name in covered:
+            continue
+        match = linear_at(graph, name)
+        if match is not None and not match.nodes & covered:
+            covered |= match.nodes
+            matches.append(match)
+    return matches

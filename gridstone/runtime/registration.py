@@ -1,0 +1,156 @@
+"""The ops that Gridstone registers with PyTorch, with their fake and autograd rules.
+
+- `gridstone::linear` takes plain tensors (the packed buffer and a key): what compiled graphs and exports hold.
+- `gridstone::qlinear` takes a `QuantTensor`: what a traced program calls; its dispatch rewrites it to the former.
+- `gridstone::linear_grad` multiplies a gradient with the decoded weight; `gridstone::dequantize` decodes one.
+
+Registering is cheap: kernels, templates and the tuner are imported by the first call.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from gridstone.ir.storage import storage
+from gridstone.kernel_cache.decode import decode_storage
+from gridstone.runtime.linear_key import LinearKey, parse_key
+
+LIBRARY = torch.library.Library("gridstone", "DEF")
+LIBRARY.define("linear(Tensor x, Tensor packed, Tensor? bias, Tensor? residual, str key) -> Tensor")
+LIBRARY.define("linear_grad(Tensor grad, Tensor packed, str key) -> Tensor")
+LIBRARY.define("dequantize(Tensor packed, str key, bool transposed, str dtype) -> Tensor")
+LIBRARY.define(
+    "qlinear(Tensor x, Tensor w, Tensor? bias, Tensor? residual, str activation, str numerics) -> Tensor"
+)
+
+Maybe = torch.Tensor | None
+
+
+@functools.cache
+def _runner() -> Callable[..., torch.Tensor]:
+    from gridstone.runtime.dispatch import run_linear  # noqa: PLC0415  imports templates and jinja2
+
+    return run_linear
+
+
+def _linear(x: torch.Tensor, packed: torch.Tensor, bias: Maybe, residual: Maybe, key: str) -> torch.Tensor:
+    return _runner()(x, packed, bias, residual, key)
+
+
+def _columns(key: str) -> int:
+    return parse_key(key).weight.static(0)
+
+
+def _linear_fake(x: torch.Tensor, packed: torch.Tensor, bias: Maybe, residual: Maybe, key: str) -> torch.Tensor:
+    return x.new_empty((*x.shape[:-1], _columns(key)))
+
+
+def _linear_grad(grad: torch.Tensor, packed: torch.Tensor, key: str) -> torch.Tensor:
+    weight = parse_key(key).weight
+    assert weight.format is not None
+    place = storage(weight.storage, weight.format, weight.static(0), weight.static(1))
+    return grad @ decode_storage(place, packed, grad.dtype)
+
+
+def _linear_grad_fake(grad: torch.Tensor, packed: torch.Tensor, key: str) -> torch.Tensor:
+    return grad.new_empty((*grad.shape[:-1], parse_key(key).weight.static(1)))
+
+
+def _dequantize(packed: torch.Tensor, key: str, transposed: bool, dtype: str) -> torch.Tensor:
+    weight = parse_key(f"{key}||exact").weight
+    assert weight.format is not None
+    place = storage(weight.storage, weight.format, weight.static(0), weight.static(1))
+    decoded = decode_storage(place, packed, getattr(torch, dtype.removeprefix("torch.")))
+    return decoded.t().contiguous() if transposed else decoded.contiguous()
+
+
+def _dequantize_fake(packed: torch.Tensor, key: str, transposed: bool, dtype: str) -> torch.Tensor:
+    weight = parse_key(f"{key}||exact").weight
+    n, k = weight.static(0), weight.static(1)
+    return packed.new_empty((k, n) if transposed else (n, k), dtype=getattr(torch, dtype.removeprefix("torch.")))
+
+
+def activation_grad(name: str, z: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+    """Return grad * f'(z) for one of our activations."""
+    aten = torch.ops.aten
+    match name:
+        case "relu":
+            return aten.threshold_backward(grad, z, 0)
+        case "silu":
+            return aten.silu_backward(grad, z)
+        case "gelu":
+            return aten.gelu_backward(grad, z)
+        case _:
+            return aten.gelu_backward(grad, z, approximate="tanh")
+
+
+def _bias_grad(grad: torch.Tensor) -> torch.Tensor:
+    return grad.reshape(-1, grad.shape[-1]).sum(0)
+
+
+def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    x, packed, bias, _, key = inputs
+    ctx.key = key
+    ctx.save_for_backward(x if parse_key(key).activation else None, packed, bias)
+
+
+def _without_activation(key: str) -> str:
+    parsed = parse_key(key)
+    return str(LinearKey(parsed.weight, "", parsed.numerics, parsed.tune, parsed.target))
+
+
+def _linear_backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+    x, packed, bias = ctx.saved_tensors
+    through = grad
+    activation = parse_key(ctx.key).activation
+    if activation:
+        z = torch.ops.gridstone.linear(x, packed, bias, None, _without_activation(ctx.key))
+        through = activation_grad(activation, z, grad)
+    gx = torch.ops.gridstone.linear_grad(through, packed, ctx.key) if ctx.needs_input_grad[0] else None
+    gb = _bias_grad(through) if bias is not None and ctx.needs_input_grad[2] else None
+    return gx, None, gb, grad if ctx.needs_input_grad[3] else None, None
+
+
+def _qlinear(x: torch.Tensor, w: torch.Tensor, bias: Maybe, residual: Maybe, activation: str, numerics: str) -> torch.Tensor:
+    raise TypeError("gridstone::qlinear takes a QuantTensor; use torch.nn.functional.linear for a plain weight")
+
+
+def _qlinear_fake(
+    x: torch.Tensor, w: torch.Tensor, bias: Maybe, residual: Maybe, activation: str, numerics: str
+) -> torch.Tensor:
+    return x.new_empty((*x.shape[:-1], w.shape[0]))
+
+
+def _qlinear_setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    x, w, bias, _, ctx.activation, ctx.numerics = inputs
+    ctx.save_for_backward(x if ctx.activation else None, w, bias)
+
+
+def _qlinear_backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+    x, w, bias = ctx.saved_tensors
+    through = grad
+    if ctx.activation:
+        z = torch.ops.gridstone.qlinear(x, w, bias, None, "", ctx.numerics)
+        through = activation_grad(ctx.activation, z, grad)
+    gx = None
+    if ctx.needs_input_grad[0]:
+        gx = (through.reshape(-1, through.shape[-1]) @ w).reshape(*through.shape[:-1], w.shape[1])
+    gb = _bias_grad(through) if bias is not None and ctx.needs_input_grad[2] else None
+    return gx, None, gb, grad if ctx.needs_input_grad[3] else None, None, None
+
+
+for _name, _impl, _fake in (
+    ("linear", _linear, _linear_fake),
+    ("linear_grad", _linear_grad, _linear_grad_fake),
+    ("qlinear", _qlinear, _qlinear_fake),
+    ("dequantize", _dequantize, _dequantize_fake),
+):
+    LIBRARY.impl(_name, _impl, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"gridstone::{_name}", _fake, lib=LIBRARY)
+torch.library.register_autograd("gridstone::linear", _linear_backward, setup_context=_linear_setup, lib=LIBRARY)
+torch.library.register_autograd("gridstone::qlinear", _qlinear_backward, setup_context=_qlinear_setup, lib=LIBRARY)
+QLINEAR = torch.ops.gridstone.qlinear.default

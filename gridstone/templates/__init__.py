@@ -1,0 +1,1 @@
+"""From a plan to source text: recipes, their templates, and the renderer."""

@@ -1,0 +1,1 @@
+"""Recipes and templates of gemm, one pair per algorithm and language."""

@@ -1,0 +1,31 @@
+// Vocabulary of AVX-512 without BF16: float32 multiply-add.
+#define VEC_BYTES 64
+constexpr int VEC_REGISTERS = 32;
+//% include "lib/cpp/base.h"
+
+//% include "lib/cpp/fp32.h"
+
+struct FloatTable { float v[16]; };
+constexpr FloatTable float_table(int first) {
+  FloatTable t{};
+  for (int i = 0; i < 16; ++i) t.v[i] = (float)(first + i);
+  return t;
+}
+template <> struct Decoder<4, false> {  // vpermps reads 4 index bits: no AND
+  static constexpr FloatTable entries = float_table(-BIAS);
+  vf table = load<vf>(entries.v);
+  typedef vf Zero;
+  INLINE Zero zero(const uint8_t*) { return vf{}; }
+  MEMBER Operand operator()(vu word, int p, Zero) const {
+    return __builtin_shuffle(table, (vi)(word >> 4 * p));
+  }
+};
+template <> struct Decoder<4, true> {  // codes as fp32, then the exact subtraction u - z
+  static constexpr FloatTable entries = float_table(0);
+  vf table = load<vf>(entries.v);
+  typedef vf Zero;
+  INLINE Zero zero(const uint8_t* z) { return widen(z); }
+  MEMBER Operand operator()(vu word, int p, Zero z) const {
+    return __builtin_shuffle(table, (vi)(word >> 4 * p)) - z;
+  }
+};

@@ -1,0 +1,55 @@
+"""The registry of recipes: one line each, in the order in which a default is looked for."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from gridstone.ir.errors import ScheduleError, nearest
+from gridstone.ir.spec import Spec
+from gridstone.ir.tensor import Dim
+from gridstone.lower.schedule import Schedule
+from gridstone.lower.target import Target
+from gridstone.templates.gemm import cpp_blocked, cpp_direct, cpp_gemv, library
+from gridstone.templates.recipe import Recipe
+
+RECIPES = cast(
+    tuple[Recipe[Schedule], ...],
+    (cpp_gemv.RECIPE, cpp_direct.RECIPE, cpp_blocked.RECIPE, library.RECIPE),
+)
+
+
+def recipe_named(name: str) -> Recipe[Schedule]:
+    """Return the recipe of this name; ScheduleError suggests the nearest."""
+    for recipe in RECIPES:
+        if recipe.name == name:
+            return recipe
+    raise ScheduleError(f"unknown recipe {name!r}", nearest(name, [recipe.name for recipe in RECIPES]))
+
+
+def of_target(spec: Spec, target: Target) -> tuple[Recipe[Schedule], ...]:
+    """Return the recipes for a spec's op in a target's language, whether they accept the spec or not."""
+    return tuple(r for r in RECIPES if r.op == spec.op.name and r.language is target.language)
+
+
+def recipes_for(spec: Spec, target: Target) -> tuple[Recipe[Schedule], ...]:
+    """Return the recipes that compute a spec on a target."""
+    return tuple(recipe for recipe in of_target(spec, target) if recipe.refuses(spec, target) is None)
+
+
+def refusals(spec: Spec, target: Target) -> tuple[str, ...]:
+    """Return why each recipe of a target's language refuses a spec."""
+    reasons = [recipe.refuses(spec, target) for recipe in of_target(spec, target)]
+    return tuple(dict.fromkeys(reason for reason in reasons if reason))
+
+
+def default_recipe(spec: Spec, target: Target) -> Recipe[Schedule] | None:
+    """Return the recipe to use when nothing was tuned, or None when all refuse.
+
+    gemv where it applies (M up to 4); below 64 rows direct, above blocked. A symbolic M counts as large.
+    """
+    able = recipes_for(spec, target)
+    rows = spec.inputs[0].type.shape[0]
+    if not able or not isinstance(rows, Dim):
+        preferred = "gemm.cpp.blocked" if isinstance(rows, int) and rows >= 64 else ""
+        return next((r for r in able if r.name == preferred), able[0] if able else None)
+    return able[-1]

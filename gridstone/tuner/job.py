@@ -1,0 +1,279 @@
+"""A job: find the fastest right candidate for one problem within a budget, and record what was learned.
+
+    enumerate -> (propose -> build -> screen) until the time, the set or the hope is used up -> race -> record
+
+The library call and the default are incumbents: whatever is to replace them has to beat both in the race.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+
+from gridstone.ir.errors import GridstoneError, SpecError
+from gridstone.ir.spec import Spec
+from gridstone.ir.text import print_spec
+from gridstone.kernel_cache.host import LIBRARY
+from gridstone.kernel_cache.make import default_book, default_store
+from gridstone.kernel_cache.records import Record, RecordBook
+from gridstone.kernel_cache.store import Store
+from gridstone.lower.schedule import Schedule
+from gridstone.lower.target import Target
+from gridstone.templates.recipe import Recipe
+from gridstone.templates.registry import RECIPES, default_recipe
+from gridstone.tuner.builds import build_batch
+from gridstone.tuner.candidate import Candidate, Candidates, pairs
+from gridstone.tuner.final import Final, Standing, finalists, race_seconds, run_final
+from gridstone.tuner.ledger import UNFINISHED, Ledger
+from gridstone.tuner.measurer import Measurer, Problem, SubprocessMeasurer
+from gridstone.tuner.outcome import Phase, Progress, Stop, Tuned
+from gridstone.tuner.pace import Clock, Pace
+from gridstone.tuner.protocol import CAUGHT
+from gridstone.tuner.sampler import Sampler
+from gridstone.tuner.search import STARTUP, Search
+
+SAMPLES = 7  # of a screening
+SEEDS = (1, 2)  # of the operands that every candidate is checked on
+HANG_SECONDS = 30.0
+
+_LOG = logging.getLogger("gridstone")
+Listener = Callable[[Progress], None]
+
+
+def tune(
+    spec: Spec,
+    targets: Sequence[Target],
+    *,
+    budget_seconds: float = 60.0,
+    max_evaluations: int | None = None,
+    threads: int | None = None,
+    sampler: Sampler | Literal["random", "tpe"] = Sampler.TPE,
+    seed: int = 0,
+    store: Store | None = None,
+    book: RecordBook | None = None,
+    progress: Listener | None = None,
+    worker: Measurer | None = None,
+    again: bool = False,
+    recipes: Sequence[Recipe[Schedule]] = RECIPES,
+    hang_seconds: float = HANG_SECONDS,
+    clock: Clock = time.monotonic,
+) -> Tuned:
+    """Return the fastest right candidate for a spec, from the records if they know it.
+
+    Args:
+        spec: Static; M is its bucket's value (`lower.bucket.problem`).
+        targets: Those that may be used; the library's is added.
+        budget_seconds: Of the whole job. The library call and the default are screened whatever it is.
+        max_evaluations: Candidates to try at most.
+        threads: Of the kernels; torch's own number when omitted.
+        sampler: Who proposes.
+        seed: Of the search.
+        store: Of artefacts; the default store when omitted.
+        book: Of records; the default book when omitted.
+        progress: Called whenever something was done.
+        worker: Measures; a subprocess of this job's own when omitted. One that is given is left running.
+        again: Search even if the records know the answer; the earlier winner is among the first tried.
+        recipes: Those that may be used.
+        hang_seconds: A candidate that takes longer to be checked and timed counts as hung.
+        clock: Seconds that the budget is counted in.
+
+    Raises:
+        SpecError: The spec has symbolic extents, or no recipe computes it.
+        GridstoneError: The problem cannot be measured here at all.
+        KeyboardInterrupt: Passed on, after what was learned was recorded.
+    """
+    if spec.dims:
+        raise SpecError(f"only static specs are tuned, not {print_spec(spec)}", "bind M with lower.bucket.problem")
+    choices = [pair for target in dict.fromkeys((*targets, LIBRARY)) for pair in pairs(recipes, spec, target)]
+    candidates = Candidates(spec, choices)
+    if not candidates.points.size:
+        raise SpecError(f"no recipe computes {print_spec(spec)} on {', '.join(map(str, targets))}")
+    kept = store or default_store()
+    problem = Problem(
+        spec, tuple({target.storage: None for _, target in choices}), threads or torch.get_num_threads(), SEEDS, kept
+    )
+    ledger = Ledger(book or default_book(), spec, problem.threads, candidates)
+    settled = None if again else ledger.settled()
+    if settled is not None:
+        return Tuned(settled, (), 0, True, Stop.REUSED, 0.0, 0, candidates.points.size, False, None)
+    pace = Pace(clock, budget_seconds, max_evaluations, hang_seconds, STARTUP)
+    measurer = worker or SubprocessMeasurer()
+    try:
+        return _Job(problem, candidates, ledger, measurer, pace, progress, Sampler(sampler), seed, hang_seconds).run()
+    finally:
+        if worker is None:
+            measurer.close()
+
+
+def _is_default(candidate: Candidate, spec: Spec) -> bool:
+    """Return whether a candidate's recipe is the one that runs when nothing was tuned."""
+    return candidate.recipe is default_recipe(spec.with_storage(candidate.target.storage), candidate.target)
+
+
+class _Job:
+    """A job's state: what is known of the candidates that were tried."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        candidates: Candidates,
+        ledger: Ledger,
+        measurer: Measurer,
+        pace: Pace,
+        progress: Listener | None,
+        sampler: Sampler,
+        seed: int,
+        hang_seconds: float,
+    ) -> None:
+        self._problem, self._candidates, self._ledger = problem, candidates, ledger
+        self._measurer, self._pace, self._progress, self._hang_seconds = measurer, pace, progress, hang_seconds
+        defaults = candidates.defaults()
+        library = [point for point in defaults if candidates.candidate(point).is_library][:1]
+        own = [point for point in defaults if not candidates.candidate(point).is_library]
+        own.sort(key=lambda point: not _is_default(candidates.candidate(point), problem.spec))
+        self._library = library[0] if library else None
+        self._baselines = (*library, *own[:1])
+        seeds = (*self._baselines, *ledger.seeds(), *own)
+        self._search = Search(candidates.points, seeds, ledger.barred(), sampler, seed)
+        self._standings: dict[int, Standing] = {}
+        self._voided = 0
+
+    def run(self) -> Tuned:
+        """Search, race, record."""
+        self._report(Phase.PREPARE)
+        try:
+            self._measurer.open(self._problem)
+            stop = self._explore()
+            self._report(Phase.RACE)
+            final = self._race()
+        except KeyboardInterrupt:
+            self._conclude(Final(self._finalists(), False), Stop.INTERRUPTED)
+            raise
+        return self._conclude(final, stop)
+
+    def _explore(self) -> Stop:
+        """Build and screen batch after batch until something says stop."""
+        while True:
+            room = self._pace.room(self._reserve())
+            if not self._standings:
+                room = max(room, len(self._baselines))
+            elif self._pace.out_of_evaluations():
+                return Stop.EVALUATIONS
+            elif room < 1:
+                return Stop.BUDGET
+            elif self._pace.is_plateau():
+                return Stop.PLATEAU
+            batch = self._search.propose(room)
+            if not batch:
+                return Stop.EXHAUSTED
+            for point in self._build(batch):
+                if point not in self._baselines and not self._pace.allows(self._reserve()):
+                    return Stop.BUDGET
+                self._screen(point)
+
+    def _build(self, batch: tuple[int, ...]) -> list[int]:
+        """Build a batch; return the points that can be measured."""
+        self._report(Phase.BUILD)
+        start = self._pace.clock()
+        chosen = [self._candidates.candidate(point) for point in batch]
+        errors = build_batch(chosen, self._problem.spec, self._problem.store)
+        self._pace.built(self._pace.clock() - start, len(batch))
+        for point, error in zip(batch, errors, strict=True):
+            if error is not None:
+                self._fail(point, error, None)
+        return [point for point, error in zip(batch, errors, strict=True) if error is None]
+
+    def _screen(self, point: int) -> None:
+        candidate, is_library = self._candidates.candidate(point), point == self._library
+        start = self._pace.clock()
+        try:
+            screened = self._measurer.screen(candidate, SAMPLES, self._pace.patience(is_library))
+        except CAUGHT as error:
+            self._fail(point, error, self._pace.clock() - start)
+        else:
+            wall = self._pace.clock() - start
+            standing = Standing(point, candidate, screened.samples, screened.evidence, None, wall)
+            self._standings[point] = standing
+            self._voided += screened.voided
+            self._pace.tried(wall, standing.seconds, is_library)
+            self._search.tell(point, standing.seconds)
+        self._report(Phase.SCREEN)
+
+    def _fail(self, point: int, error: GridstoneError, wall: float | None) -> None:
+        candidate = self._candidates.candidate(point)
+        _LOG.info("%s failed: %s", candidate.text, error)
+        if point not in self._standings:  # and not a finalist that fails in the race
+            self._pace.tried(wall, None, point == self._library)
+            self._search.tell(point, None)
+        self._standings[point] = Standing(point, candidate, (), None, error, wall or 0.0)
+
+    def _race(self) -> Final:
+        """Race the finalists; one that fails leaves, and the others race again."""
+        entrants = self._finalists()
+        while len(entrants) > 1 and self._pace.left() >= race_seconds(entrants) / 2:
+            outcome = run_final(self._measurer, entrants, self._pace.left(), self._hang_seconds)
+            if isinstance(outcome, Final):
+                return outcome
+            self._fail(entrants[outcome.at].point, outcome.error, None)
+            entrants = self._finalists()
+        return Final(entrants, False)
+
+    def _finalists(self) -> tuple[Standing, ...]:
+        return finalists(tuple(self._standings.values()), self._baselines)
+
+    def _reserve(self) -> float:
+        """Return the seconds to keep for the race."""
+        return race_seconds(self._finalists())
+
+    def _conclude(self, final: Final, stop: Stop) -> Tuned:
+        """Write the records."""
+        best = final.winner(self._baselines)
+        last = {**self._standings, **{standing.point: standing for standing in final.entrants}}
+        records = [self._loss(standing, best) for standing in last.values() if standing is not best]
+        if best is None:
+            winner = self._fallback(records)
+        else:
+            unfinished = stop is Stop.INTERRUPTED or (len(final.entrants) > 1 and not final.raced)
+            reason = f"{UNFINISHED}: the job was interrupted or short of time" if unfinished else ""
+            winner = self._ledger.record(best.candidate, "winner", best.samples, best.evidence, reason)
+            records.insert(0, winner)
+        self._ledger.put(records)
+        self._report(Phase.DONE)
+        library = last.get(self._library) if self._library is not None else None
+        seconds = library.seconds if library and library.error is None else None
+        elapsed, size = self._pace.elapsed(), self._candidates.points.size
+        done, voided = self._pace.done, self._voided
+        return Tuned(winner, tuple(records), done, False, stop, elapsed, voided, size, final.raced, seconds)
+
+    def _loss(self, standing: Standing, best: Standing | None) -> Record:
+        if standing.error is not None:
+            return self._ledger.record(standing.candidate, "failed", (), None, str(standing.error))
+        reason = f"{standing.seconds / best.seconds:.3g} times the winner's time" if best else ""
+        return self._ledger.record(standing.candidate, "loser", standing.samples, standing.evidence, reason)
+
+    def _fallback(self, records: Sequence[Record]) -> Record:
+        """Return the record of what is used although nothing is valid: the library call, or else the default."""
+        point = self._baselines[0] if self._baselines else 0
+        candidate = self._candidates.candidate(point)
+        failed = self._standings.get(point)
+        reason = str(failed.error) if failed else "not measured"
+        if records:
+            _LOG.warning(
+                "all %d candidates for %s failed; %s is used as it is: %s",
+                len(records), print_spec(self._problem.spec), candidate.text, reason,
+            )  # fmt: skip
+        return self._ledger.record(candidate, "failed", (), None, reason)
+
+    def _report(self, phase: Phase) -> None:
+        if self._progress is None:
+            return
+        times = {point: s.seconds for point, s in self._standings.items() if s.error is None}
+        total = self._pace.done
+        if phase is not Phase.DONE:
+            total = self._pace.total(self._reserve(), self._candidates.points.size)
+        library = times.get(self._library) if self._library is not None else None
+        self._progress(Progress(phase, self._pace.done, total, min(times.values(), default=None), library))
