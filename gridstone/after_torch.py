@@ -1,4 +1,4 @@
-"""Registers QuantTensor with torch as soon as torch is there, without importing torch.
+"""Tells torch how to load a QuantTensor as soon as torch is there, without importing torch.
 
 `torch.load(weights_only=True)` must know the class whichever of gridstone and torch a program imports first, while
 `gridstone emit` and everything else up to source text must work, and start fast, without torch.
@@ -17,21 +17,33 @@ from types import ModuleType
 TENSORS = "gridstone.runtime.tensors"
 
 
+def rebuild(*arguments: object) -> object:
+    """Return the QuantTensor that was pickled as its constructor's arguments; imports the class by then."""
+    return importlib.import_module(TENSORS).QuantTensor(*arguments)
+
+
+def _allow() -> None:
+    serialization = importlib.import_module("torch.serialization")
+    serialization.add_safe_globals([(rebuild, f"{TENSORS}.QuantTensor")])
+
+
 class _Loader(importlib.abc.Loader):
-    """Loads torch as its own loader would, then the tensors."""
+    """Loads torch as its own loader would, then registers."""
 
     def __init__(self, inner: importlib.abc.Loader) -> None:
         self.inner = inner
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """Create it as its own loader would."""
         return self.inner.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
+        """Execute it under its own loader's name."""
         if module.__spec__ is not None:
             module.__spec__.loader = self.inner
         module.__loader__ = self.inner
         self.inner.exec_module(module)
-        importlib.import_module(TENSORS)
+        _allow()
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -40,6 +52,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        """Return torch's own spec with a loader around its loader; nothing for any other module."""
         if fullname != "torch":
             return None
         sys.meta_path.remove(self)
@@ -50,8 +63,8 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def register() -> None:
-    """Import the tensors now if torch is loaded, else when it is."""
+    """Register now if torch is loaded, else when it is."""
     if "torch" in sys.modules:
-        importlib.import_module(TENSORS)
+        _allow()
     else:
         sys.meta_path.insert(0, _Finder())

@@ -111,14 +111,20 @@ def apply(steps: tuple[Epilogue, ...], y: Values, operands: Mapping[str, Values]
     return y
 
 
-def widen(steps: tuple[Epilogue, ...], y: Values, error: Values, operands: Mapping[str, Values]) -> Values:
+def widen(
+    steps: tuple[Epilogue, ...], y: Values, error: Values, operands: Mapping[str, Values], stored: DType
+) -> Values:
     """Return a bound on the error after the epilogues, given one before them.
 
-    Each sum and product rounds once to float32; an activation multiplies the error by its Lipschitz constant and adds
-    its contract's own error.
+    Between two steps the element may be rounded to the output's dtype, `stored`: an unfused program stores it there,
+    and a kernel that keeps float32 is only better. Each sum and product rounds once to float32; an activation
+    multiplies the error by its Lipschitz constant and adds its contract's own error.
     """
     unit = f32.unit_roundoff
     for step in steps:
+        if isinstance(step, Cast):
+            continue
+        error = error + stored.unit_roundoff * (np.abs(y) + error)
         after = apply((step,), y, operands)
         match step:
             case Bias() | Residual():
@@ -127,7 +133,5 @@ def widen(steps: tuple[Epilogue, ...], y: Values, error: Values, operands: Mappi
                 error = abs(factor) * error * (1 + unit) + unit * np.abs(after)
             case Activation(name):
                 error = ACTIVATIONS[name][1] * error + ACTIVATION_ERROR * np.maximum(1.0, np.abs(y))
-            case Cast():
-                pass
         y = after
     return error

@@ -93,9 +93,9 @@ def tolerance(spec: Spec, y: Values, bounds: Bounds, operands: Mapping[str, Valu
     1e-14, so that a single output has the width of an element's bound and many outputs come close to s.
     """
     out, final = spec.output.dtype, np.abs(apply(spec.epilogue, y, operands))
-    element = widen(spec.epilogue, y, bounds[0], operands)
+    element = widen(spec.epilogue, y, bounds[0], operands, out)
     element = element + out.unit_roundoff * (final + element) + out.smallest_subnormal
-    typical = widen(spec.epilogue, y, bounds[1], operands)
+    typical = widen(spec.epilogue, y, bounds[1], operands, out)
     typical = np.sqrt(typical**2 + (out.unit_roundoff * final) ** 2) + out.smallest_subnormal
     finite = typical[np.isfinite(typical)]
     rms = float(np.sqrt(np.mean(finite**2))) * (1 + DEVIATIONS / finite.size**0.5) if finite.size else 0.0

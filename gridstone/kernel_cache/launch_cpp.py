@@ -80,7 +80,7 @@ def bind(entry: Any, scratch_entry: Any | None, source: Source, spec: Spec) -> C
                 if len(sizes) > 1024:
                     sizes.clear()
             if size:
-                scratch = torch.empty(size, dtype=torch.uint8)  # noqa: F841  lives until the call returns
+                scratch = torch.empty(size, dtype=torch.uint8)
                 arguments[scratch_at] = scratch.data_ptr()
         entry(*arguments)
         return y

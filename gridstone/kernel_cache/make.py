@@ -15,12 +15,10 @@ from gridstone.kernel_cache.store import Store
 from gridstone.kernel_cache.toolchain import Kernel, Toolchain
 from gridstone.kernel_cache.toolchain_cpp import CppToolchain
 from gridstone.kernel_cache.toolchain_library import LibraryToolchain
-from gridstone.lower.bucket import generalize
-from gridstone.lower.passes import lower
 from gridstone.lower.schedule import Schedule
 from gridstone.lower.target import Language, Target
+from gridstone.templates.emit import emit
 from gridstone.templates.recipe import Recipe
-from gridstone.templates.render import render
 from gridstone.templates.source import Source
 
 TOOLCHAINS: dict[Language, Toolchain] = {chain.language: chain for chain in (CppToolchain(), LibraryToolchain())}
@@ -47,17 +45,10 @@ def default_book() -> RecordBook:
     return _book(read_settings().cache_dir)
 
 
-def emit(recipe: Recipe[Schedule], spec: Spec, schedule: Schedule, target: Target) -> Source:
-    """Return the source of a spec with this schedule, for any number of rows; ScheduleError names a violated constraint."""
-    resolved = spec.with_storage(target.storage)
-    recipe.space.check(schedule, resolved, target)
-    return render(recipe, lower(generalize(resolved), schedule, target))
-
-
 def artefact_key(source: Source, target: Target) -> Key:
     """Return the key of the artefact: the emitted text, what compiles it, and for what."""
     facts = (*TOOLCHAINS[source.language].identity(target), ("target", str(target)), ("entry", source.entry))
-    return Key("artefact", (*facts, ("text", source.text)))
+    return Key(source.language.value, (*facts, ("text", source.text)))
 
 
 def build(source: Source, target: Target, store: Store | None = None) -> Path:

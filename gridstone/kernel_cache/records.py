@@ -19,8 +19,8 @@ from typing import Literal, get_args
 import msgspec
 
 from gridstone.ir.errors import CacheError
+from gridstone.kernel_cache.files import exclusive, listed, read_regular, set_aside, warn_unwritable, write_over
 from gridstone.kernel_cache.key import seal, sha256, unseal
-from gridstone.kernel_cache.store import exclusive, listed, read_regular, set_aside, warn_unwritable, write_over
 
 SCHEMA = 1
 MIGRATIONS: dict[int, Callable[[object], object]] = {}  # schema n -> what turns a decoded book of n into one of n + 1

@@ -12,16 +12,9 @@ Modification times decide only what to prune first.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import errno
-import functools
 import logging
-import os
 import re
-import shutil
-import stat
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,9 +22,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-import filelock
-
 from gridstone.ir.errors import CacheError
+from gridstone.kernel_cache.files import (
+    TEMPORARY,
+    age,
+    exclusive,
+    free,
+    listed,
+    private_folder,
+    read_regular,
+    remedy,
+    remove,
+    set_aside,
+    status,
+    touch,
+    warn_unwritable,
+    write_atomically,
+    write_over,
+)
 from gridstone.kernel_cache.key import (
     Entry,
     Key,
@@ -44,14 +52,11 @@ from gridstone.kernel_cache.key import (
 )
 
 LOCK_SECONDS = 600.0  # a build may take minutes; past this the holder is taken for hung, and the key is built twice
-TOUCH_SECONDS = 3600.0  # a use is noted at most this often
 YOUNG_SECONDS = 60.0  # whoever wrote an entry may not have loaded it yet: pruning leaves it alone this long
 STALE_SECONDS = 3600.0  # a temporary file, or a blob without an entry, is a crash's leftover once it is this old
 QUARANTINED = 32  # files kept in quarantine
 
-_TEMPORARY = ".tmp-"
 _LOG = logging.getLogger("gridstone")
-_WARNED: dict[Path, OSError] = {}  # a warning per folder and process is a fact about the process, not about a store
 _ENTRY = re.compile(r"([0-9a-f]{64})\.json")
 _BLOB = re.compile(r"([0-9a-f]{64})(\.[a-z0-9]{1,12}){0,2}")
 
@@ -164,14 +169,14 @@ class Store:
     def usage(self) -> Usage:
         """Measure the folder without reading any file."""
         rooms = (self._files("entries"), self._files("blobs"), self._quarantine())
-        sizes = [[found.st_size for path in room if (found := _status(path))] for room in rooms]
+        sizes = [[found.st_size for path in room if (found := status(path))] for room in rooms]
         return Usage(len(sizes[0]), len(sizes[1]), len(sizes[2]), sum(map(sum, sizes)))
 
     def clear(self) -> int:
         """Remove all artefacts, the quarantine and the locks, nothing else; return the number of entries removed."""
-        gone = sum(_remove(path) for path in self._files("entries"))
+        gone = sum(remove(path) for path in self._files("entries"))
         for path in (*self._files("blobs"), *self._quarantine(), *self._locks(), *self._leftovers()):
-            _remove(path)
+            remove(path)
         self._private.clear()
         return gone
 
@@ -237,7 +242,7 @@ class Store:
         except OSError as error:  # not damage, perhaps not lasting: permissions, too many open files, a network folder
             _LOG.info("%s cannot be read: %s", path, error.strerror)
         if found is not None:
-            _touch(path)
+            touch(path)
             return Built(found, hit=True, persisted=True)
         private = self._private.get(digest)
         with contextlib.suppress(CacheError, OSError):
@@ -281,7 +286,7 @@ class Store:
         refusals: list[OSError] = []
         for base in (None, "/dev/shm"):  # a disk that is full often holds the temporary folder too
             try:
-                path = _private_folder(base) / f"{name}{suffix}"
+                path = private_folder(base) / f"{name}{suffix}"
                 write_atomically(path, blob)
             except OSError as error:
                 refusals.append(error)
@@ -293,10 +298,10 @@ class Store:
 
     def _prune(self, just_written: str) -> int:
         before, now = self.usage().size, time.time()
-        locks = [path for path in self._locks() if _age(path, now) > 24 * STALE_SECONDS]
-        bad = sorted(self._quarantine(), key=lambda path: _age(path, now))[QUARANTINED:]
+        locks = [path for path in self._locks() if age(path, now) > 24 * STALE_SECONDS]
+        bad = sorted(self._quarantine(), key=lambda path: age(path, now))[QUARANTINED:]
         for path in (*self._leftovers(), *locks, *bad):
-            _remove(path)
+            remove(path)
         size = self.usage().size
         if size > self.limit_bytes:
             size = self._evict(size, just_written, now)
@@ -308,27 +313,27 @@ class Store:
         kept = self._by_use()
         uses = Counter(self._blob_path(entry) for _, _, entry in kept if entry)
         for path in self._files("blobs"):
-            if path not in uses and _age(path, now) > STALE_SECONDS:
-                size -= _free(path)
+            if path not in uses and age(path, now) > STALE_SECONDS:
+                size -= free(path)
         for _, path, entry in kept:
             if size <= self.limit_bytes * 9 // 10:  # some slack, or the next write would prune again
                 break
-            if path.stem == just_written or 0 <= _age(path, now) < YOUNG_SECONDS:
+            if path.stem == just_written or 0 <= age(path, now) < YOUNG_SECONDS:
                 continue
-            size -= _free(path)
+            size -= free(path)
             if entry is None:
                 continue
             blob = self._blob_path(entry)
             uses[blob] -= 1
-            if not uses[blob] and not 0 <= _age(blob, now) < YOUNG_SECONDS:
-                size -= _free(blob)
+            if not uses[blob] and not 0 <= age(blob, now) < YOUNG_SECONDS:
+                size -= free(blob)
         return size
 
     def _by_use(self) -> list[tuple[float, Path, Entry | None]]:
         """Return (time of use, file, entry or None if unreadable), least recently used first."""
         rows: list[tuple[float, Path, Entry | None]] = []
         for path in self._files("entries"):
-            found, entry = _status(path), None
+            found, entry = status(path), None
             with contextlib.suppress(CacheError, OSError):
                 if (data := read_regular(path)) is not None:
                     entry = unseal_entry(data, path.name.removesuffix(".json"))
@@ -345,7 +350,7 @@ class Store:
         now = time.time()
         records = (path for version in listed(self.root / "records") for path in listed(version))
         for path in (*self._shards("entries"), *self._shards("blobs"), *records):
-            if path.name.startswith(_TEMPORARY) and _age(path, now) > STALE_SECONDS:
+            if path.name.startswith(TEMPORARY) and age(path, now) > STALE_SECONDS:
                 yield path
 
     def _shards(self, room: str) -> Iterator[Path]:
@@ -358,184 +363,3 @@ class Store:
 
     def _locks(self) -> Iterator[Path]:
         return (path for path in listed(self.root / "locks") if path.suffix == ".lock")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash at any moment, finds the old bytes or the new; mode 0600.
-
-    Raises:
-        OSError: It cannot be written; nothing is left behind.
-    """
-    _make_folder(path.parent)
-    temporary = path.parent / f"{_TEMPORARY}{os.getpid()}-{os.urandom(8).hex()}"
-    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(file, rest) :]
-            os.fsync(file)
-        finally:
-            os.close(file)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(path.parent)
-
-
-def write_over(path: Path, data: bytes, root: Path) -> None:
-    """Write a file atomically, whatever is in its place; a folder there goes to the quarantine of the cache."""
-    try:
-        write_atomically(path, data)
-    except IsADirectoryError:
-        set_aside(path, root, "a folder where a file belongs")
-        write_atomically(path, data)
-
-
-def read_regular(path: Path) -> bytes | None:
-    """Return a file's bytes, or None when there is none.
-
-    Raises:
-        CacheError: Something other than a regular file is there; a symbolic link is not followed.
-        OSError: It cannot be read.
-    """
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise CacheError("a symbolic link or a socket, not a file") from None
-        raise
-    try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise CacheError("not a regular file")
-        with os.fdopen(file, "rb", closefd=False) as stream:
-            return stream.read()
-    finally:
-        os.close(file)
-
-
-def set_aside(path: Path, root: Path, why: str) -> bool:
-    """Move what failed verification to the quarantine, or remove it; return whether it is out of the way."""
-    _LOG.info("%s is set aside: %s", path, why)
-    place = root / "quarantine" / f"{path.name}.{time.time_ns()}-{os.getpid()}.bad"
-    try:
-        _make_folder(place.parent)
-        os.rename(path, place)
-    except OSError:
-        return _remove(path)
-    return True
-
-
-@contextlib.contextmanager
-def exclusive(path: Path, seconds: float) -> Iterator[None]:
-    """Hold a lock file, or go on without it when it cannot be had: it saves work, it does not guard correctness.
-
-    The operating system frees the lock of a process that died.
-    """
-    lock = None
-    try:
-        _make_folder(path.parent)
-        lock = filelock.FileLock(path, timeout=seconds, mode=0o600, poll_interval=0.01)
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:  # filelock.Timeout is an OSError
-        _LOG.info("%s cannot be locked, going on without: %s", path, error)
-        lock = None
-    try:
-        yield
-    finally:
-        if lock is not None:
-            with contextlib.suppress(OSError):
-                lock.release()
-
-
-def warn_unwritable(root: Path, error: OSError) -> None:
-    """Say once per process and folder that nothing can be kept in it, why, and what to do."""
-    if _WARNED.setdefault(root, error) is error:
-        kept = "kernels and tuning records are kept until this process exits"
-        _LOG.warning("the kernel cache %s cannot be written: %s; %s; %s", root, error.strerror, kept, remedy(error))
-
-
-def remedy(error: OSError) -> str:
-    """Return what a user can do about a folder that cannot be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "free space there, or set GRIDSTONE_CACHE_DIR to a folder with room"
-    return "set GRIDSTONE_CACHE_DIR to a folder that you can write"
-
-
-def _make_folder(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(folder, 0o700)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    # Some file systems refuse this. The rename has happened, and readers verify, so at worst a crash costs a rebuild.
-    with contextlib.suppress(OSError):
-        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
-
-
-@functools.cache
-def _private_folder(base: str | None) -> Path:
-    folder, owner = Path(tempfile.mkdtemp(prefix="gridstone-", dir=base)), os.getpid()
-
-    def remove() -> None:
-        if os.getpid() == owner:  # not in a fork of this process
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(remove)
-    return folder
-
-
-def _touch(path: Path) -> None:
-    found, now = _status(path), time.time()
-    if found and found.st_mtime < now - TOUCH_SECONDS:
-        with contextlib.suppress(OSError):
-            os.utime(path, (now, now), follow_symlinks=False)
-
-
-def _status(path: Path) -> os.stat_result | None:
-    try:
-        return os.lstat(path)
-    except OSError:
-        return None
-
-
-def _age(path: Path, now: float) -> float:
-    found = _status(path)
-    return now - found.st_mtime if found else 0.0
-
-
-def listed(folder: Path) -> list[Path]:
-    """Return what is in a folder, sorted; nothing when it cannot be read."""
-    try:
-        return sorted(Path(entry.path) for entry in os.scandir(folder))
-    except OSError:
-        return []
-
-
-def _remove(path: Path) -> bool:
-    """Remove a file, or a folder that stands in its place; return whether it was there and is gone."""
-    try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            os.unlink(path)
-    except OSError:
-        return False
-    return True
-
-
-def _free(path: Path) -> int:
-    found = _status(path)
-    return found.st_size if _remove(path) and found else 0

@@ -34,7 +34,7 @@ PRELUDE = """\
 #endif
 """
 # -ffp-contract=fast fuses a*b+c; nothing here relaxes NaN, infinities or the order of sums.
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
+FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fopenmp", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
          "-fvisibility=hidden", "-Wall", "-Wno-psabi", "-Wno-unknown-pragmas", "-Wno-unused-function")  # fmt: skip
 TIMEOUT_S = 300.0
 

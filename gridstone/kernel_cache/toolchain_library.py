@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F  # noqa: N812  torch's own convention
+import torch.nn.functional as F
 
 from gridstone.ir.epilogue import Activation, Bias, Cast, Residual, Scale
 from gridstone.ir.errors import BuildError

@@ -92,12 +92,12 @@ def make_backend(target: str = "auto", tune: str = "cached", rest: str = "induct
 
 
 @overload
-def compile(fn_or_module: F, *, target: str = ..., tune: str = ..., dynamic: bool | None = ..., rest: str = ...) -> F: ...  # noqa: A001
+def compile(fn_or_module: F, *, target: str = ..., tune: str = ..., dynamic: bool | None = ..., rest: str = ...) -> F: ...
 @overload
 def compile(
     fn_or_module: None = None, *, target: str = ..., tune: str = ..., dynamic: bool | None = ..., rest: str = ...
 ) -> Callable[[F], F]: ...
-def compile(  # noqa: A001  the public name
+def compile(
     fn_or_module: Any = None,
     *,
     target: str = "auto",

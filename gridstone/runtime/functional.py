@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812  torch's own convention
+import torch.nn.functional as F
 
 from gridstone.ir.dtype import BY_TORCH
 from gridstone.ir.epilogue import ACTIVATIONS
@@ -18,7 +18,7 @@ NATIVE_STORAGE = "lane16"
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def resolve_format(format: str, group_size: int, k: int, dtype: torch.dtype) -> Format:  # noqa: A002  the field's word
+def resolve_format(format: str, group_size: int, k: int, dtype: torch.dtype) -> Format:
     """Return the format that a user named: a full text form, or a bare code with the group size beside it.
 
     A bare code takes scales in the weight's own dtype.
@@ -35,7 +35,7 @@ def resolve_format(format: str, group_size: int, k: int, dtype: torch.dtype) -> 
 
 def quantize(
     w: torch.Tensor,
-    format: str,  # noqa: A002  the field's word
+    format: str,
     *,
     group_size: int = 128,
 ) -> QuantTensor:

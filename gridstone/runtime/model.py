@@ -17,7 +17,7 @@ M = TypeVar("M", bound=torch.nn.Module)
 
 def quantize_model(
     module: M,
-    format: str,  # noqa: A002  the field's word
+    format: str,
     *,
     group_size: int = 128,
     skip: Iterable[str] = (),

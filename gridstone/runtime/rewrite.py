@@ -8,17 +8,17 @@ from typing import Any
 import torch
 import torch.fx
 
+from gridstone.ir.dtype import dtype
 from gridstone.ir.epilogue import ACTIVATIONS
 from gridstone.ir.graph import Graph, Ref
 from gridstone.ir.spec import EXACT, Numerics, Spec
-from gridstone.ir.dtype import dtype
+from gridstone.ir.text import parse_type
 from gridstone.kernel_cache.host import host_target
 from gridstone.lower.target import Target, parse_target
 from gridstone.runtime.capture import Captured
 from gridstone.runtime.linear_key import LinearKey, numerics_named, spec_of
 from gridstone.runtime.match import LinearMatch, linear_matches
 from gridstone.runtime.tensors import QuantTensor
-from gridstone.ir.text import parse_type
 
 # Ops that one of our families could replace: each that stays gets a reason.
 FAMILIES = {

@@ -51,7 +51,7 @@ class QuantTensor(torch.Tensor):
     def __new__(
         cls: type[QuantTensor],
         packed: torch.Tensor,
-        format: str,  # noqa: A002  the field's word
+        format: str,
         storage_name: str,
         n: int,
         k: int,
@@ -249,4 +249,3 @@ _HANDLERS: dict[Any, Handler] = {
     registration.QLINEAR: _qlinear,
 }
 
-torch.serialization.add_safe_globals([QuantTensor])

@@ -6,6 +6,7 @@ judges hundreds of candidates, so here the op that it asks for them already know
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -53,8 +54,10 @@ class Case:
 
 def prepare(spec: Spec, seeds: Sequence[int]) -> tuple[Case, ...]:
     """Draw the cases of a static spec: the first seed at its own rows, the others at fewer, ragged ones."""
-    rows = spec.inputs[0].type.static(0)
-    return tuple(_case(spec if at == 0 else _with_rows(spec, ragged(rows)), seed) for at, seed in enumerate(seeds))
+    fewer = generalize(spec).bind(**{ROWS: ragged(spec.inputs[0].type.static(0))})
+    specs = (spec, *(fewer for _ in seeds[1:]))
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # NumPy lets go of the interpreter
+        return tuple(pool.map(_case, specs, seeds))
 
 
 def ragged(rows: int) -> int:
@@ -79,10 +82,6 @@ def sit(candidate: Callable[..., torch.Tensor], cases: Sequence[Case]) -> Checke
             raise MismatchError(f"{case.title}: {verdict.problem}")
         element, rms = max(element, verdict.worst_element), max(rms, verdict.worst_rms)
     return Checked(len(cases), element, rms)
-
-
-def _with_rows(spec: Spec, rows: int) -> Spec:
-    return generalize(spec).bind(**{ROWS: rows})
 
 
 def _case(spec: Spec, seed: int) -> Case:

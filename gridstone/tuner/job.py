@@ -28,7 +28,7 @@ from gridstone.templates.registry import RECIPES, default_recipe
 from gridstone.tuner.builds import build_batch
 from gridstone.tuner.candidate import Candidate, Candidates, pairs
 from gridstone.tuner.final import Final, Standing, finalists, race_seconds, run_final
-from gridstone.tuner.ledger import UNFINISHED, Ledger
+from gridstone.tuner.ledger import INTERRUPTED, Ledger
 from gridstone.tuner.measurer import Measurer, Problem, SubprocessMeasurer
 from gridstone.tuner.outcome import Phase, Progress, Stop, Tuned
 from gridstone.tuner.pace import Clock, Pace
@@ -38,7 +38,7 @@ from gridstone.tuner.search import STARTUP, Search
 
 SAMPLES = 7  # of a screening
 SEEDS = (1, 2)  # of the operands that every candidate is checked on
-HANG_SECONDS = 30.0
+HANG_SECONDS = 10.0  # a busy machine can take tenths of a second to what should last a millisecond
 
 _LOG = logging.getLogger("gridstone")
 Listener = Callable[[Progress], None]
@@ -78,7 +78,7 @@ def tune(
         worker: Measures; a subprocess of this job's own when omitted. One that is given is left running.
         again: Search even if the records know the answer; the earlier winner is among the first tried.
         recipes: Those that may be used.
-        hang_seconds: A candidate that takes longer to be checked and timed counts as hung.
+        hang_seconds: A candidate that takes longer to be checked and timed counts as hung, unless good ones nearly do.
         clock: Seconds that the budget is counted in.
 
     Raises:
@@ -189,6 +189,7 @@ class _Job:
 
     def _screen(self, point: int) -> None:
         candidate, is_library = self._candidates.candidate(point), point == self._library
+        self._measurer.settle()  # not on this candidate's account
         start = self._pace.clock()
         try:
             screened = self._measurer.screen(candidate, SAMPLES, self._pace.patience(is_library))
@@ -237,8 +238,8 @@ class _Job:
         if best is None:
             winner = self._fallback(records)
         else:
-            unfinished = stop is Stop.INTERRUPTED or (len(final.entrants) > 1 and not final.raced)
-            reason = f"{UNFINISHED}: the job was interrupted or short of time" if unfinished else ""
+            reason = "" if final.raced or len(final.entrants) == 1 else "not raced: short of time"
+            reason = INTERRUPTED if stop is Stop.INTERRUPTED else reason
             winner = self._ledger.record(best.candidate, "winner", best.samples, best.evidence, reason)
             records.insert(0, winner)
         self._ledger.put(records)

@@ -22,7 +22,7 @@ from gridstone.templates.render import recipe_hash
 from gridstone.tuner.candidate import Candidate, Candidates
 from gridstone.tuner.protocol import Evidence
 
-UNFINISHED = "not raced"  # how the reason of a winner begins that a later job shall try to better
+INTERRUPTED = "interrupted"  # the reason of a winner that a later job shall try to better
 
 
 class Ledger:
@@ -42,9 +42,9 @@ class Ledger:
         self._kept = book.get(self._text, device_name(), threads)
 
     def settled(self) -> Record | None:
-        """Return a winner that needs no further search: from a finished job, its recipe unchanged, feasible here."""
+        """Return a winner that needs no further search: of a job that ended, its recipe unchanged, feasible here."""
         for record in self._kept:
-            finished = record.status == "winner" and not record.reason.startswith(UNFINISHED)
+            finished = record.status == "winner" and record.reason != INTERRUPTED
             if finished and self._is_current(record) and self._point(record) is not None:
                 return record
         return None

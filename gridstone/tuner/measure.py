@@ -129,9 +129,12 @@ def calls_per_sample(call: Call, rotation: Rotation, clock: Clock) -> tuple[int,
 def screen(call: Call, rotation: Rotation, samples: int, clock: Clock, sentinel: Callable[[], float]) -> Block:
     """Take a few samples of a callable; a block in which the sentinel drifted is measured again.
 
-    After the repeats, the last block counts as it is: its drift says how far to trust it.
+    After the repeats, the last block counts as it is: its drift says how far to trust it. Of a call that alone lasts
+    half a block, one sample is taken.
     """
     calls, seconds = calls_per_sample(call, rotation, clock)
+    if seconds >= BLOCK_SECONDS / 2:
+        return Block((seconds,), 0, 0.0)
     kept = max(1, min(samples, int(BLOCK_SECONDS / (seconds * calls)))) if seconds > 0 else samples
     for voided in itertools.count():
         before = sentinel()

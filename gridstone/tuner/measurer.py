@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gridstone.ir.errors import GridstoneError, LaunchError
+from gridstone.ir.errors import GridstoneError, LaunchError, MismatchError
 from gridstone.ir.spec import Spec
 from gridstone.ir.text import print_spec
 from gridstone.kernel_cache.store import Store
@@ -62,7 +62,15 @@ class Measurer(Protocol):
     """What a job measures with: a subprocess, or a table in tests and replays."""
 
     def open(self, problem: Problem) -> None:
-        """Turn to a problem. May return before it is prepared; the next request waits."""
+        """Turn to a problem. May return before it is prepared."""
+        ...
+
+    def settle(self) -> None:
+        """Wait until the problem is prepared, anew if the worker died since.
+
+        Raises:
+            GridstoneError: It cannot be prepared here. Not one that is held against a candidate.
+        """
         ...
 
     def screen(self, candidate: Candidate, samples: int, deadline: float) -> Screened:
@@ -106,10 +114,18 @@ class SubprocessMeasurer:
             return
         self._problem = problem
         try:
-            self._settle()  # a worker answers one request at a time
+            self._wait()  # a worker answers one request at a time
             self._begin()
         except LaunchError:
             self.close()  # the next request starts afresh, and reports what is wrong if that fails too
+        except BaseException:
+            self.close()
+            raise
+
+    def settle(self) -> None:
+        """Wait for the worker."""
+        try:
+            self._prepared()
         except BaseException:
             self.close()
             raise
@@ -118,7 +134,7 @@ class SubprocessMeasurer:
         """Check and time one candidate."""
         reply = self._ask(Screen(_entrant(candidate), samples), deadline, [0])
         if isinstance(reply, Refused):
-            raise reply.error()
+            raise self._refusal(reply)
         assert isinstance(reply, Screened)
         return reply
 
@@ -130,9 +146,19 @@ class SubprocessMeasurer:
         except LaunchError as error:
             return Fault(turn[0], error)
         if isinstance(reply, Refused):
-            return Fault(reply.at, reply.error())
+            return Fault(reply.at, self._refusal(reply))
         assert isinstance(reply, Raced)
         return reply
+
+    def _refusal(self, reply: Refused) -> GridstoneError:
+        """Return the error. A candidate that ran and failed may have written anywhere: its worker is not trusted again.
+
+        Otherwise operands that one candidate has changed would fail the next.
+        """
+        error = reply.error()
+        if isinstance(error, LaunchError | MismatchError):
+            self.close()
+        return error
 
     def close(self) -> None:
         """Kill the worker."""
@@ -157,7 +183,7 @@ class SubprocessMeasurer:
                 if self._worker is None or not self._worker.alive:
                     self.close()
                     self._begin()
-                self._settle()
+                self._wait()
                 assert self._worker is not None
                 return self._worker
             except LaunchError as error:
@@ -178,7 +204,7 @@ class SubprocessMeasurer:
         self._worker.send(Open(text, problem.storages, problem.threads, problem.seeds, root, limit))
         self._pending = True
 
-    def _settle(self) -> None:
+    def _wait(self) -> None:
         """Wait for the answer to `Open`."""
         if self._pending and self._worker is not None:
             reply = self._reply(self._worker, OPEN_SECONDS, [0])

@@ -10,8 +10,7 @@ from gridstone.kernel_cache.host import usable_cores
 Clock = Callable[[], float]
 
 LIBRARY_PATIENCE = 10.0  # the library call may take this many times as long as others before it counts as hung
-SLOWER = 4.0  # a screening that takes this many times as long as the slowest good one counts as hung
-BRIEFEST = 2.0  # seconds that any screening may take
+SLOWER = 4.0  # times the slowest good screening that any other may take, though it be longer than a hang
 PLATEAU_FEWEST, PLATEAU_SHARE, PLATEAU_GAIN = 8, 0.25, 0.01
 
 
@@ -22,7 +21,7 @@ class Pace:
         clock: In seconds.
         budget_seconds: Of the whole job, from now.
         evaluations: At most; None for any number.
-        hang_seconds: The longest that a screening may take.
+        hang_seconds: That any screening may take.
         startup: Evaluations before a plateau can begin: until then nobody has searched.
     """
 
@@ -66,9 +65,7 @@ class Pace:
         """Return how long the next screening may take before it counts as hung."""
         if library:
             return LIBRARY_PATIENCE * self._hang_seconds
-        if not self._slowest_good:
-            return self._hang_seconds
-        return min(self._hang_seconds, max(BRIEFEST, SLOWER * self._slowest_good))
+        return max(self._hang_seconds, SLOWER * self._slowest_good)
 
     def allows(self, reserve: float) -> bool:
         """Return whether another screening, as long as earlier ones, leaves the reserve untouched."""
@@ -100,7 +97,7 @@ class Pace:
         return min(points, self.done + more, self._evaluations if self._evaluations is not None else points)
 
     def _each(self) -> float:
-        return self._screening() + (statistics.fmean(self._builds) if self._builds else 0.0)
+        return self._screening() + (statistics.median(self._builds) if self._builds else 0.0)
 
     def _screening(self) -> float:
-        return statistics.fmean(self._screenings) if self._screenings else 0.0
+        return statistics.median(self._screenings) if self._screenings else 0.0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812  torch's own convention
+import torch.nn.functional as F
 
 X, FLAT, W, BIAS, Y = (2, 3, 8), (6, 8), (4, 8), (4,), (2, 3, 4)
 

@@ -12,6 +12,7 @@ typedef uint8_t vu8 __attribute__((vector_size(VEC_BYTES / 4)));    // one byte 
 
 INLINE vf splat(float a) { return vf{} + a; }
 INLINE vu splat_u(uint32_t a) { return vu{} + a; }
+INLINE vf splat_bits(uint32_t a) { return (vf)splat_u(a); }
 
 // Unaligned loads and stores; memcpy keeps the aliasing rules and compiles to one move.
 template <class V> INLINE V load(const void* p) { V v; memcpy(&v, p, sizeof v); return v; }
@@ -42,12 +43,10 @@ INLINE vu widen_halves(vu16 a) {
 INLINE vf widen(const float* p) { return load<vf>(p); }
 INLINE vf widen(const bf16* p) { return (vf)(widen_halves(load<vu16>(p)) << 16); }
 INLINE vf widen(const f16* p) {
-#ifdef __F16C__
-#if VEC_BYTES == 64
-  return __builtin_ia32_vcvtph2ps512_mask((short __attribute__((vector_size(32))))load<vu16>(p), vf{}, (short)-1, 4);
-#elif VEC_BYTES == 32
-  return __builtin_ia32_vcvtph2ps256((short __attribute__((vector_size(16))))load<vu16>(p));
-#endif
+#if defined(__F16C__) && VEC_BYTES == 64
+  return (vf)_mm512_cvtph_ps((__m256i)load<vu16>(p));
+#elif defined(__F16C__) && VEC_BYTES == 32
+  return (vf)_mm256_cvtph_ps((__m128i)load<vu16>(p));
 #endif
   // Integer route: subnormals through int -> float (exact, 24 bits), so that a flush-to-zero mode cannot lose them.
   vu h = widen_halves(load<vu16>(p));
@@ -79,6 +78,22 @@ INLINE void narrow(bf16* p, vf a) {
   vi nan = (vi)((u & 0x7fffffffu) > 0x7f800000u);
   vu r = ((vu)nan & ((u >> 16) | 0x40u)) | (~(vu)nan & even);
   store(p, __builtin_convertvector(r, vu16));
+}
+INLINE void narrow(f16* p, vf a) {
+#if defined(__F16C__) && VEC_BYTES == 64
+  store(p, (vu16)_mm512_cvtps_ph((__m512)a, _MM_FROUND_TO_NEAREST_INT));
+  return;
+#elif defined(__F16C__) && VEC_BYTES == 32
+  store(p, (vu16)_mm256_cvtps_ph((__m256)a, _MM_FROUND_TO_NEAREST_INT));
+  return;
+#endif
+  const vu u = (vu)a, m = u & 0x7fffffffu;
+  const vu normal = (m - 0x38000000u + 0xfffu + ((m >> 13) & 1u)) >> 13;
+  const vu tiny = (vu)((vf)m + 0.5f) - 0x3f000000u;  // 0.5 has the spacing of the subnormals: the sum rounds to a multiple of it
+  vu r = (vu)select((vi)(m < 0x38800000u), (vf)tiny, (vf)normal);
+  r = (vu)select((vi)(m >= 0x477ff000u), splat_bits(0x7c00u), (vf)r);  // 65520 and above: infinity
+  r = (vu)select((vi)(m > 0x7f800000u), splat_bits(0x7e00u), (vf)r);
+  store(p, __builtin_convertvector(r | ((u >> 16) & 0x8000u), vu16));
 }
 INLINE float widen1(const float* p) { return *p; }
 INLINE float widen1(const bf16* p) { uint32_t u = (uint32_t)p->bits << 16; float f; memcpy(&f, &u, 4); return f; }

@@ -1,0 +1,1 @@
+"""The kernels that measure what the machine can do at most."""
