@@ -21,7 +21,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
+import torch
+import torch.nn.functional as F
+
+from bench.machine import describe
+from gridstone.ir.format import parse_format
+from gridstone.ir.storage import Storage, moves, storage
+from gridstone.ir.text import parse_spec, print_spec
+from gridstone.kernel_cache.host import LIBRARY, host_target
+from gridstone.kernel_cache.make import make_kernel
+from gridstone.lower.bucket import problem
+from gridstone.lower.schedule import parse_schedule
+from gridstone.templates.registry import default_recipe, recipe_named
+from gridstone.tuner.job import tune
+from gridstone.tuner.limits import peak_flops, read_bandwidth
+
+T = TypeVar("T")
 SHAPES = ((4096, 4096), (14336, 4096), (4096, 14336))
 ROWS = (1, 4, 16, 64, 256)
 ROTATE = 272 << 20  # bytes of weights that each contestant walks through
@@ -41,7 +58,7 @@ class Contestant:
     dot: list[float] = field(default_factory=list)
 
 
-def rotating(call: Callable[[object], object], weights: list[object], start: int) -> Callable[[], object]:
+def rotating(call: Callable[[T], object], weights: list[T], start: int) -> Callable[[], object]:
     """Return a call that takes the next weight each time."""
     at = start
 
@@ -55,25 +72,12 @@ def rotating(call: Callable[[object], object], weights: list[object], start: int
 
 def contestants(n: int, k: int, m: int, threads: int, tune_seconds: float) -> tuple[list[Contestant], int]:
     """Return the contestants of a problem, and the bytes of one packed weight."""
-    import torch
-    import torch.nn.functional as F
-
-    from gridstone.ir.format import parse_format
-    from gridstone.ir.storage import storage
-    from gridstone.ir.text import parse_spec, print_spec
-    from gridstone.kernel_cache.host import LIBRARY, host_target
-    from gridstone.kernel_cache.make import make_kernel
-    from gridstone.lower.bucket import problem
-    from gridstone.lower.schedule import parse_schedule
-    from gridstone.templates.registry import default_recipe, recipe_named
-    from gridstone.tuner.job import tune
-
     bf16 = torch.bfloat16
     x = torch.randn(m, k).to(bf16)
     y = torch.empty(m, n, dtype=bf16)
     place = storage("lane16", parse_format(f"int4:g{GROUP}:bf16"), n, k)
     copies = -(-ROTATE // place.bytes)
-    packed: list[object] = [_random_weight(place) for _ in range(copies)]
+    packed = [_random_weight(place) for _ in range(copies)]
     found: list[Contestant] = []
     for numerics in ("exact", "bf16"):
         spec = parse_spec(f"gemm[x: bf16({m},{k}), w: int4:g{GROUP}:bf16@lane16({n},{k})]; {numerics}")
@@ -83,7 +87,9 @@ def contestants(n: int, k: int, m: int, threads: int, tune_seconds: float) -> tu
         call = kernel.call
         found.append(Contestant(f"{numerics} default", rotating(lambda w, f=call: f(x, w, out=y), packed, 0)))
         if tune_seconds:
-            winner = tune(problem(spec, m), (host_target(), LIBRARY), budget_seconds=tune_seconds, threads=threads).winner
+            winner = tune(
+                problem(spec, m), (host_target(), LIBRARY), budget_seconds=tune_seconds, threads=threads
+            ).winner
             if winner.target != str(LIBRARY):
                 best = recipe_named(winner.recipe)
                 schedule = parse_schedule(winner.schedule, best.schedule, best.space.default(spec, host_target()))
@@ -101,13 +107,8 @@ def contestants(n: int, k: int, m: int, threads: int, tune_seconds: float) -> tu
     return found, place.bytes
 
 
-def _random_weight(place: object) -> object:
+def _random_weight(place: Storage) -> torch.Tensor:
     """Return random codes with finite scales, written where the storage's layout says that they lie."""
-    import torch
-
-    from gridstone.ir.storage import Storage, moves
-
-    assert isinstance(place, Storage)
     buffer = torch.randint(0, 256, (place.bytes,), dtype=torch.uint8)
     words = buffer.view(torch.int32)
     bits = int(torch.tensor(0.01, dtype=torch.bfloat16).view(torch.int16))
@@ -117,12 +118,10 @@ def _random_weight(place: object) -> object:
     return buffer
 
 
-def measure(n: int, k: int, m: int, threads: int, rounds: int, seconds: float, tune_seconds: float) -> dict[str, object]:
+def measure(
+    n: int, k: int, m: int, threads: int, rounds: int, seconds: float, tune_seconds: float
+) -> dict[str, object]:
     """Measure one problem and return its row."""
-    import torch
-
-    from gridstone.tuner.limits import peak_flops, read_bandwidth
-
     entrants, weight_bytes = contestants(n, k, m, threads, tune_seconds)
     arena = torch.empty(ROTATE, dtype=torch.uint8).random_()
     parts = arena.split(ROTATE // 4)
@@ -147,7 +146,14 @@ def measure(n: int, k: int, m: int, threads: int, rounds: int, seconds: float, t
             entrant.seconds.append(took)
             entrant.read.append(weight_bytes / took / bandwidth)
             entrant.dot.append(flops / took / ((before + after) / 2))
-    row: dict[str, object] = {"n": n, "k": k, "m": m, "threads": threads, "kept": sum(len(e.seconds) for e in entrants), "tries": tries}
+    row: dict[str, object] = {
+        "n": n,
+        "k": k,
+        "m": m,
+        "threads": threads,
+        "kept": sum(len(e.seconds) for e in entrants),
+        "tries": tries,
+    }
     for entrant in entrants:
         if len(entrant.seconds) < 3:
             row[entrant.name] = None
@@ -181,8 +187,6 @@ def show(row: dict[str, object]) -> str:
 
 def inner(arguments: argparse.Namespace) -> None:
     """Measure one thread count in this process, whose threads are pinned; rows go to stdout as JSON lines."""
-    import torch
-
     threads = int(arguments.threads)
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
@@ -209,15 +213,22 @@ def main() -> None:
     if arguments.inner:
         inner(arguments)
         return
-    from bench.machine import describe
-
     rows: list[dict[str, object]] = []
-    print("share of the read bandwidth (M up to 4) or of the bf16 dot's peak (M of 16 and more), and times torch's faster path")
+    print(
+        "share of the read bandwidth (M up to 4) or of the bf16 dot's peak (M of 16 and more), and times torch's faster path"
+    )
     for threads in arguments.threads.split(","):
         cpus = " ".join(str(cpu) for cpu in range(int(threads)))
         pinned = {"OMP_NUM_THREADS": threads, "GOMP_CPU_AFFINITY": cpus, "OMP_WAIT_POLICY": "active"}
         command = [sys.executable, "-m", "bench.gemm", "--inner", "--threads", threads, "--m", arguments.m]
-        command += ["--rounds", str(arguments.rounds), "--seconds", str(arguments.seconds), "--tune", str(arguments.tune)]
+        command += [
+            "--rounds",
+            str(arguments.rounds),
+            "--seconds",
+            str(arguments.seconds),
+            "--tune",
+            str(arguments.tune),
+        ]
         command += ["--shape", arguments.shape]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | pinned) as process:
             assert process.stdout is not None

@@ -34,8 +34,8 @@ def _getter(param: Param, places: dict[str, int]) -> Getter:
 def bind(entry: Any, scratch_entry: Any | None, source: Source, spec: Spec) -> Call:  # ctypes functions have no type
     """Return `call(*tensors, out=None)` for an entry point whose parameters the source describes.
 
-    Rows of an operand must be contiguous; one whose last stride is not 1 is copied first. Every call owns its output and its
-    scratch, so that Python threads may call at once: ctypes releases the lock.
+    Rows of an operand must be contiguous; one whose last stride is not 1 is copied first. Every call owns its output
+    and its scratch, so that Python threads may call at once: ctypes releases the lock.
     """
     names = [operand.name for operand in (*spec.inputs, *spec.extra_operands)]
     places = {name: at for at, name in enumerate([*names, OUTPUT])}

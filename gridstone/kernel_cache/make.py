@@ -1,4 +1,4 @@
-"""make_kernel: spec, schedule and target to a loaded kernel, through the cache. The tuner and the dispatcher call this."""
+"""make_kernel: from spec, schedule and target to a loaded kernel, through the cache."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ class Kernel:
     call: Call
 
     def __call__(self, *tensors: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Run the kernel, into `out` when it is given."""
         return self.call(*tensors, out=out)
 
 

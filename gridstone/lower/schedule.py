@@ -28,6 +28,7 @@ class Schedule(Protocol):
 
 
 S = TypeVar("S", bound=Schedule)
+T_contra = TypeVar("T_contra", contravariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Constraint(Generic[S]):
+class Constraint(Generic[T_contra]):
     """A named condition on a schedule.
 
     Args:
@@ -50,7 +51,7 @@ class Constraint(Generic[S]):
 
     name: str
     reads: tuple[str, ...]
-    holds: Callable[[S, Spec, Target], bool]
+    holds: Callable[[T_contra, Spec, Target], bool]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Poisoned outputs: filled with NaN inside guard bands, so that what a kernel fails to write, or writes beside, shows."""
+"""Poisoned outputs: NaN inside guard bands, so that what a kernel fails to write, or writes beside, shows."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Capture: from Dynamo's graph to a normalised one.
 
-Dynamo's graph keeps a program's spellings. Tracing it once more, before dispatch and on Dynamo's own fake tensors, gives ATen
-calls; what stays distinct there (the ways to transpose, dropout that does nothing) is normalised here, so that a pattern is
-matched by what a program means.
+Dynamo's graph keeps a program's spellings. Tracing it once more, before dispatch and on Dynamo's own fake tensors,
+gives ATen calls; what stays distinct there (the ways to transpose, dropout that does nothing) is normalised here, so
+that a pattern is matched by what a program means.
 """
 
 from __future__ import annotations

@@ -142,7 +142,8 @@ class Dispatcher:
     ) -> _Bound:
         key = parse_key(text)
         kind = our_dtype(x)
-        assert kind is not None and key.weight.format is not None
+        assert kind is not None
+        assert key.weight.format is not None
         spec = spec_of(key, kind, our_dtype(bias), our_dtype(residual))
         n, k = key.weight.static(0), key.weight.static(1)
         size = storage(key.weight.storage, key.weight.format, n, k).bytes

@@ -103,8 +103,9 @@ def linear(
         return torch.ops.gridstone.qlinear(x, w, bias, residual, name, numerics)
     if torch.is_autocast_enabled("cpu") and x.is_cpu and x.dtype != torch.float64:
         lower = torch.get_autocast_dtype("cpu")
-        x, bias, residual = (None if t is None else t.to(lower) for t in (x, bias, residual))
-        assert x is not None
+        x = x.to(lower)
+        bias = None if bias is None else bias.to(lower)
+        residual = None if residual is None else residual.to(lower)
     return run_linear(x, w.packed, bias, residual, f"{w.key}|{name}|{numerics}")
 
 

@@ -11,7 +11,7 @@ from gridstone.ir.dtype import DType, dtype
 from gridstone.ir.epilogue import Activation, Bias, Epilogue, Residual
 from gridstone.ir.errors import SpecError, nearest
 from gridstone.ir.ops.gemm import Gemm
-from gridstone.ir.spec import Numerics, NumericsClass, Operand, Spec, make_spec
+from gridstone.ir.spec import EXACT, Numerics, NumericsClass, Operand, Spec, make_spec
 from gridstone.ir.tensor import Dim, TensorType, quantized
 from gridstone.ir.text import parse_type
 from gridstone.lower.bucket import ROWS
@@ -33,7 +33,7 @@ class LinearKey:
 
     weight: TensorType
     activation: str = ""
-    numerics: Numerics = Numerics()
+    numerics: Numerics = EXACT
     tune: str = "cached"
     target: str = "auto"
 

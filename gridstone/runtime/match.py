@@ -66,7 +66,7 @@ def find(pattern: Pattern, graph: Graph, root: str) -> Found | None:
     for node in covered - {root}:
         if not set(graph.users(node)) <= covered:
             return None
-    return Found({role: name for role, name in bound.items()}, covered)
+    return Found(bound, covered)
 
 
 _State = tuple[dict[str, str], frozenset[str]]

@@ -115,7 +115,9 @@ def _linear_backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     return gx, None, gb, grad if ctx.needs_input_grad[3] else None, None
 
 
-def _qlinear(x: torch.Tensor, w: torch.Tensor, bias: Maybe, residual: Maybe, activation: str, numerics: str) -> torch.Tensor:
+def _qlinear(
+    x: torch.Tensor, w: torch.Tensor, bias: Maybe, residual: Maybe, activation: str, numerics: str
+) -> torch.Tensor:
     raise TypeError("gridstone::qlinear takes a QuantTensor; use torch.nn.functional.linear for a plain weight")
 
 

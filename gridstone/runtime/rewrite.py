@@ -24,7 +24,8 @@ from gridstone.runtime.tensors import QuantTensor
 FAMILIES = {
     "aten.linear": "gemm", "aten.mm": "gemm", "aten.addmm": "gemm", "aten.matmul": "gemm", "aten.bmm": "gemm",
     "aten.baddbmm": "gemm", "aten.einsum": "gemm", "aten.scaled_dot_product_attention": "attention",
-    "aten.fft_rfft": "fft_conv", "aten.fft_fft": "fft_conv", "aten._sparse_mm": "spmm", "aten.sparse_sampled_addmm": "spmm",
+    "aten.fft_rfft": "fft_conv", "aten.fft_fft": "fft_conv", "aten._sparse_mm": "spmm",
+    "aten.sparse_sampled_addmm": "spmm",
 }  # fmt: skip
 LOOK_THROUGH = ("aten._to_copy", "aten.to", "aten.detach", "aten.alias", "aten.contiguous")
 

@@ -84,7 +84,7 @@ class QuantTensor(torch.Tensor):
         size = f"{self.packed.numel()} bytes"
         return f"QuantTensor({self.format}, shape={tuple(self.shape)}, dtype={self.dtype}, {size} {self.storage_name})"
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
 
     @property
     def place(self) -> Storage:

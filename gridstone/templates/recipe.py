@@ -30,6 +30,7 @@ class Recipe(Generic[S]):
         params: The entry point's parameters, in order.
         launch: How it is started.
         refuses: (spec, target) -> the reason why this recipe cannot compute the spec, or None.
+        claims: (spec, target) -> whether it is the one to use when nothing was tuned.
     """
 
     name: str
@@ -42,3 +43,4 @@ class Recipe(Generic[S]):
     params: tuple[Param, ...]
     launch: Launch
     refuses: Callable[[Spec, Target], str | None]
+    claims: Callable[[Spec, Target], bool]

@@ -6,7 +6,6 @@ from typing import cast
 
 from gridstone.ir.errors import ScheduleError, nearest
 from gridstone.ir.spec import Spec
-from gridstone.ir.tensor import Dim
 from gridstone.lower.schedule import Schedule
 from gridstone.lower.target import Target
 from gridstone.templates.gemm import cpp_blocked, cpp_direct, cpp_gemv, library
@@ -43,13 +42,6 @@ def refusals(spec: Spec, target: Target) -> tuple[str, ...]:
 
 
 def default_recipe(spec: Spec, target: Target) -> Recipe[Schedule] | None:
-    """Return the recipe to use when nothing was tuned, or None when all refuse.
-
-    gemv where it applies (M up to 4); below 64 rows direct, above blocked. A symbolic M counts as large.
-    """
+    """Return the recipe to use when nothing was tuned, or None when all refuse: the first that claims the spec."""
     able = recipes_for(spec, target)
-    rows = spec.inputs[0].type.shape[0]
-    if not able or not isinstance(rows, Dim):
-        preferred = "gemm.cpp.blocked" if isinstance(rows, int) and rows >= 64 else ""
-        return next((r for r in able if r.name == preferred), able[0] if able else None)
-    return able[-1]
+    return next((recipe for recipe in able if recipe.claims(spec, target)), able[-1] if able else None)

@@ -14,6 +14,7 @@ from gridstone.tuner.verdict import winner
 
 FINALISTS = 4  # challengers
 ROUNDS = 21
+PATIENCE = 3.0  # times as long as expected, and a race ends with the rounds that it has
 RACE_SHARE = 1.5  # seconds that an entrant's part of a race lasts at most, in screenings of it
 
 
@@ -78,8 +79,9 @@ def finalists(standings: Sequence[Standing], baselines: Sequence[int]) -> tuple[
 
 def run_final(measurer: Measurer, entrants: Sequence[Standing], left: float, hang_seconds: float) -> Final | Fault:
     """Race the entrants for at most `left` seconds, though not fewer rounds than a sign test needs."""
-    deadline = max(left, race_seconds(entrants)) + hang_seconds
-    raced = measurer.race([standing.candidate for standing in entrants], ROUNDS, left, deadline)
+    longest = PATIENCE * race_seconds(entrants)
+    candidates = [standing.candidate for standing in entrants]
+    raced = measurer.race(candidates, ROUNDS, min(left, longest), longest + 2 * hang_seconds)
     if isinstance(raced, Fault):
         return raced
     rows = zip(entrants, raced.samples, raced.evidence, strict=True)

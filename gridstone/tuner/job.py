@@ -10,25 +10,26 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from gridstone.ir.errors import GridstoneError, SpecError
+from gridstone.ir.errors import GridstoneError, LaunchError, SpecError
 from gridstone.ir.spec import Spec
 from gridstone.ir.text import print_spec
-from gridstone.kernel_cache.host import LIBRARY
-from gridstone.kernel_cache.make import default_book, default_store
+from gridstone.kernel_cache.host import LIBRARY, runs_here
+from gridstone.kernel_cache.make import TOOLCHAINS, default_book, default_store
 from gridstone.kernel_cache.records import Record, RecordBook
 from gridstone.kernel_cache.store import Store
 from gridstone.lower.schedule import Schedule
 from gridstone.lower.target import Target
 from gridstone.templates.recipe import Recipe
-from gridstone.templates.registry import RECIPES, default_recipe
+from gridstone.templates.registry import RECIPES
 from gridstone.tuner.builds import build_batch
 from gridstone.tuner.candidate import Candidate, Candidates, pairs
 from gridstone.tuner.final import Final, Standing, finalists, race_seconds, run_final
-from gridstone.tuner.ledger import INTERRUPTED, Ledger
+from gridstone.tuner.ledger import INCOMPLETE, INTERRUPTED, Ledger
 from gridstone.tuner.measurer import Measurer, Problem, SubprocessMeasurer
 from gridstone.tuner.outcome import Phase, Progress, Stop, Tuned
 from gridstone.tuner.pace import Clock, Pace
@@ -73,7 +74,7 @@ def tune(
         sampler: Who proposes.
         seed: Of the search.
         store: Of artefacts; the default store when omitted.
-        book: Of records; the default book when omitted.
+        book: Of records; the one beside the store when omitted.
         progress: Called whenever something was done.
         worker: Measures; a subprocess of this job's own when omitted. One that is given is left running.
         again: Search even if the records know the answer; the earlier winner is among the first tried.
@@ -83,12 +84,18 @@ def tune(
 
     Raises:
         SpecError: The spec has symbolic extents, or no recipe computes it.
+        LaunchError: A target does not run on this machine.
         GridstoneError: The problem cannot be measured here at all.
         KeyboardInterrupt: Passed on, after what was learned was recorded.
     """
     if spec.dims:
         raise SpecError(f"only static specs are tuned, not {print_spec(spec)}", "bind M with lower.bucket.problem")
-    choices = [pair for target in dict.fromkeys((*targets, LIBRARY)) for pair in pairs(recipes, spec, target)]
+    for target in targets:
+        if not runs_here(target):
+            raise LaunchError(f"{target} does not run on this machine, so nothing can be measured", "tune for `auto`")
+    able = [pair for target in dict.fromkeys((*targets, LIBRARY)) for pair in pairs(recipes, spec, target)]
+    choices = [(recipe, target) for recipe, target in able if TOOLCHAINS[recipe.language].missing() is None]
+    complete = len(choices) == len(able)
     candidates = Candidates(spec, choices)
     if not candidates.points.size:
         raise SpecError(f"no recipe computes {print_spec(spec)} on {', '.join(map(str, targets))}")
@@ -96,14 +103,16 @@ def tune(
     problem = Problem(
         spec, tuple({target.storage: None for _, target in choices}), threads or torch.get_num_threads(), SEEDS, kept
     )
-    ledger = Ledger(book or default_book(), spec, problem.threads, candidates)
-    settled = None if again else ledger.settled()
+    book = book or (default_book() if store is None else RecordBook(store.root))
+    ledger = Ledger(book, spec, problem.threads, candidates)
+    settled = None if again else ledger.settled(complete)
     if settled is not None:
         return Tuned(settled, (), 0, True, Stop.REUSED, 0.0, 0, candidates.points.size, False, None)
     pace = Pace(clock, budget_seconds, max_evaluations, hang_seconds, STARTUP)
     measurer = worker or SubprocessMeasurer()
     try:
-        return _Job(problem, candidates, ledger, measurer, pace, progress, Sampler(sampler), seed, hang_seconds).run()
+        settings = _Settings(Sampler(sampler), seed, hang_seconds, complete)
+        return _Job(problem, candidates, ledger, measurer, pace, progress, settings).run()
     finally:
         if worker is None:
             measurer.close()
@@ -111,7 +120,15 @@ def tune(
 
 def _is_default(candidate: Candidate, spec: Spec) -> bool:
     """Return whether a candidate's recipe is the one that runs when nothing was tuned."""
-    return candidate.recipe is default_recipe(spec.with_storage(candidate.target.storage), candidate.target)
+    return candidate.recipe.claims(spec.with_storage(candidate.target.storage), candidate.target)
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    sampler: Sampler
+    seed: int
+    hang_seconds: float
+    complete: bool  # every toolchain is there
 
 
 class _Job:
@@ -125,12 +142,10 @@ class _Job:
         measurer: Measurer,
         pace: Pace,
         progress: Listener | None,
-        sampler: Sampler,
-        seed: int,
-        hang_seconds: float,
+        settings: _Settings,
     ) -> None:
         self._problem, self._candidates, self._ledger = problem, candidates, ledger
-        self._measurer, self._pace, self._progress, self._hang_seconds = measurer, pace, progress, hang_seconds
+        self._measurer, self._pace, self._progress, self._settings = measurer, pace, progress, settings
         defaults = candidates.defaults()
         library = [point for point in defaults if candidates.candidate(point).is_library][:1]
         own = [point for point in defaults if not candidates.candidate(point).is_library]
@@ -138,7 +153,7 @@ class _Job:
         self._library = library[0] if library else None
         self._baselines = (*library, *own[:1])
         seeds = (*self._baselines, *ledger.seeds(), *own)
-        self._search = Search(candidates.points, seeds, ledger.barred(), sampler, seed)
+        self._search = Search(candidates.points, seeds, ledger.barred(), settings.sampler, settings.seed)
         self._standings: dict[int, Standing] = {}
         self._voided = 0
 
@@ -206,7 +221,7 @@ class _Job:
 
     def _fail(self, point: int, error: GridstoneError, wall: float | None) -> None:
         candidate = self._candidates.candidate(point)
-        _LOG.info("%s failed: %s", candidate.text, error)
+        _LOG.info("%s (%s) failed: %s", candidate.text, candidate.hash, error)
         if point not in self._standings:  # and not a finalist that fails in the race
             self._pace.tried(wall, None, point == self._library)
             self._search.tell(point, None)
@@ -216,7 +231,7 @@ class _Job:
         """Race the finalists; one that fails leaves, and the others race again."""
         entrants = self._finalists()
         while len(entrants) > 1 and self._pace.left() >= race_seconds(entrants) / 2:
-            outcome = run_final(self._measurer, entrants, self._pace.left(), self._hang_seconds)
+            outcome = run_final(self._measurer, entrants, self._pace.left(), self._settings.hang_seconds)
             if isinstance(outcome, Final):
                 return outcome
             self._fail(entrants[outcome.at].point, outcome.error, None)
@@ -239,6 +254,7 @@ class _Job:
             winner = self._fallback(records)
         else:
             reason = "" if final.raced or len(final.entrants) == 1 else "not raced: short of time"
+            reason = reason if self._settings.complete else INCOMPLETE
             reason = INTERRUPTED if stop is Stop.INTERRUPTED else reason
             winner = self._ledger.record(best.candidate, "winner", best.samples, best.evidence, reason)
             records.insert(0, winner)

@@ -22,7 +22,9 @@ from gridstone.templates.render import recipe_hash
 from gridstone.tuner.candidate import Candidate, Candidates
 from gridstone.tuner.protocol import Evidence
 
-INTERRUPTED = "interrupted"  # the reason of a winner that a later job shall try to better
+# Reasons of winners that a later job shall try to better.
+INTERRUPTED = "interrupted"
+INCOMPLETE = "a toolchain was missing"
 
 
 class Ledger:
@@ -41,11 +43,17 @@ class Ledger:
         self._hashes = {(recipe.name, str(target)): recipe_hash(recipe) for recipe, target in candidates.choices}
         self._kept = book.get(self._text, device_name(), threads)
 
-    def settled(self) -> Record | None:
-        """Return a winner that needs no further search: of a job that ended, its recipe unchanged, feasible here."""
+    def settled(self, complete: bool) -> Record | None:
+        """Return a winner that needs no further search: of a job that ended, its recipe unchanged, feasible here.
+
+        Args:
+            complete: Whether every toolchain is there: then a winner that was found without one is none.
+        """
         for record in self._kept:
-            finished = record.status == "winner" and record.reason != INTERRUPTED
-            if finished and self._is_current(record) and self._point(record) is not None:
+            open_to_doubt = record.reason == INTERRUPTED or (complete and record.reason == INCOMPLETE)
+            if record.status != "winner" or open_to_doubt or not self._is_current(record):
+                continue
+            if self._point(record) is not None:
                 return record
         return None
 

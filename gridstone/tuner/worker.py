@@ -83,6 +83,7 @@ class Worker:
     def answer(self, request: Request) -> Reply:
         """Do what is asked."""
         if isinstance(request, Open):
+            self._bench = None  # frees the earlier problem's operands first
             self._bench = _open(request)
             return Ready()
         assert self._bench is not None, "the first request opens a problem"

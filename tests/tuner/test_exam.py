@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from gridstone.ir.errors import MismatchError
 from gridstone.ir.text import parse_spec
 from gridstone.kernel_cache.toolchain_library import library_call

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import logging
 from pathlib import Path
@@ -6,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 import tuner_plants as planted
+
 from gridstone.ir.errors import BuildError, LaunchError, MismatchError, SpecError
 from gridstone.ir.text import parse_spec, print_spec
+from gridstone.kernel_cache import make
 from gridstone.kernel_cache.host import device_name, host_target
 from gridstone.kernel_cache.records import RecordBook
 from gridstone.kernel_cache.store import Store
+from gridstone.lower.target import Language
 from gridstone.tuner import builds
 from gridstone.tuner.job import tune
 from gridstone.tuner.measurer import Fault
@@ -76,7 +80,7 @@ class Table:
         return Raced(tuple(map(tuple, rows)), tuple(PROOF for _ in candidates))
 
 
-@pytest.fixture()
+@pytest.fixture
 def place(cache):
     """A job in a cache of its own."""
     store, book = Store(Path(cache), 1 << 30), RecordBook(Path(cache))
@@ -115,6 +119,12 @@ class TestWinner:
         assert table.screened[0].startswith("gemm.library.torch")
         assert "knobs(tile=1,stages=1)" in table.screened[1]
         assert table.screened[:2] == table.raced[0][:2]
+
+    def test_the_default_is_that_of_the_recipe_that_claims_the_spec(self, place):
+        shy = dataclasses.replace(planted.FAULTY, claims=lambda spec, target: False)
+        table = Table(lambda c: LIBRARY if c.is_library else 1.0)
+        place(table, recipes=(shy, *KNOBS))
+        assert table.raced[0][1].startswith("gemm.planted.knobs knobs(tile=1,stages=1)")
 
     def test_noise_is_survived(self, place):
         """Samples off by up to 20 % each, and a pace that changes threefold between rounds."""
@@ -309,6 +319,23 @@ class TestRecords:
         assert len(kept) == 12
         assert (kept[0].status, kept[0].reason) == ("winner", "interrupted")
         assert not place(Table()).reused  # a later job goes on
+
+
+class TestToolchains:
+    def test_a_missing_one_leaves_the_library_until_it_is_there(self, place, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(make.TOOLCHAINS[Language.CPP], "missing", lambda: "no compiler", raising=False)
+            first = place(Table())
+            assert (first.winner.recipe, first.measured) == ("gemm.library.torch", 1)
+            assert place(Untouchable()).reused
+        tuned = place(Table())
+        assert (tuned.reused, tuned.winner.recipe) == (False, "gemm.planted.knobs")
+
+    def test_a_target_of_another_machine_is_refused(self, place, monkeypatch):
+        monkeypatch.setattr("gridstone.tuner.job.runs_here", lambda target: False)
+        with pytest.raises(LaunchError, match="does not run on this machine"):
+            place(Untouchable())
+        assert place.kept() == ()
 
 
 class TestCalling:

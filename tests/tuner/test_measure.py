@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from gridstone.tuner.measure import (
     BLOCK_SECONDS,
     DRIFT,

@@ -1,6 +1,7 @@
 import io
 
 import pytest
+
 from gridstone.ir.errors import BuildError, LaunchError, MismatchError, ScheduleError
 from gridstone.tuner.protocol import (
     Entrant,
@@ -56,7 +57,7 @@ def test_messages_come_back_equal(read, messages):
 
 @pytest.mark.parametrize(
     "garbage",
-    [b"\xff\xff\xff\xff", b"\x02\x00\x00\x00{]", b'\x02\x00\x00\x00{}', b'\x10\x00\x00\x00{"type":"screen"}'],
+    [b"\xff\xff\xff\xff", b"\x02\x00\x00\x00{]", b"\x02\x00\x00\x00{}", b'\x10\x00\x00\x00{"type":"screen"}'],
 )
 def test_garbage_is_refused(garbage):
     with pytest.raises(ValueError):

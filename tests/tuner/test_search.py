@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import optuna
 import pytest
+
 from gridstone.lower.schedule import Choice
 from gridstone.tuner.feasible import Branch, FeasibleSet
 from gridstone.tuner.sampler import Observation, Sampler, propose
@@ -69,7 +70,7 @@ class TestFeasibleSet:
         rng = np.random.default_rng(0)
         for _ in range(50):
             free = rng.random(points.size) < 0.3
-            want = tuple(rng.integers(0, 6, 3)) + (int(rng.integers(3)),)
+            want = (*rng.integers(0, 6, 3).tolist(), int(rng.integers(3)))
             got = points.project(0, want, free, rng)
             assert free[got]
 
@@ -128,12 +129,12 @@ class TestSearchLaws:
 
     @SAMPLERS
     def test_finds_the_optimum_of_a_smooth_table(self, table, sampler):
-        """Random needs the luck of the draw; TPE must come within the best half per cent in a fifth of the set."""
+        """Random needs the luck of the draw; TPE must come within the best half per cent in an eighth of the set."""
         points, seconds = table
         every = np.sort([seconds(p) for p in range(points.size)])
         share = {Sampler.RANDOM: 0.02, Sampler.TPE: 0.005}[sampler]
         for seed in range(3):
-            order = drive(Search(points, sampler=sampler, seed=seed), seconds, points.size // 5)
+            order = drive(Search(points, sampler=sampler, seed=seed), seconds, points.size // 8)
             assert min(map(seconds, order)) <= every[int(share * points.size)]
 
     def test_optuna_is_left_as_it_was(self, table, capfd):

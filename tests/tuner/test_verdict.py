@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from gridstone.tuner.verdict import beats, clearly_below, sign_test, winner
 
 

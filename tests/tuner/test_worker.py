@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import tuner_plants as planted
-from gridstone.ir.errors import GridstoneError, LaunchError, MismatchError
+
+from gridstone.ir.errors import GridstoneError
 from gridstone.ir.text import parse_spec
 from gridstone.kernel_cache.host import LIBRARY, host_target
 from gridstone.kernel_cache.records import RecordBook
@@ -18,6 +19,7 @@ from gridstone.kernel_cache.store import Store
 from gridstone.tuner.candidate import Candidate
 from gridstone.tuner.job import tune
 from gridstone.tuner.measurer import Fault, Problem, SubprocessMeasurer
+from gridstone.tuner.outcome import Stop
 
 SLOW_LIBRARY = Candidate(planted.library.RECIPE, planted.library.Torch(), LIBRARY)
 PLANTS = "tuner_plants:plants"
@@ -32,8 +34,9 @@ EXPECTED = {
     "outside": "after the output were overwritten",
     "input": "operand x was changed",
     "raises": "RuntimeError: a planted failure",
-    "late": "mismatch",
+    "late": "times its bound",
 }
+WRONG = ("wrong", "nan", "outside", "input", "late")
 
 
 def faulty(name):
@@ -59,48 +62,36 @@ def measurer(root):
 
 @pytest.fixture(scope="module")
 def tuned(root):
+    """One job over every fault."""
     one = SubprocessMeasurer(PLANTS)
     yield tune(
-        planted.SPEC, [host_target()], recipes=planted.RECIPES, worker=one, hang_seconds=1.0, threads=1,
-        budget_seconds=300.0, store=Store(root, 1 << 30), book=RecordBook(root), max_evaluations=60,
+        planted.SPEC, [host_target()], recipes=(planted.FAULTY, planted.library.RECIPE), worker=one, hang_seconds=2.0,
+        threads=1, budget_seconds=300.0, store=Store(root, 1 << 30), book=RecordBook(root),
     )  # fmt: skip
     one.close()
 
 
 class TestJob:
-    """One job over every fault."""
-
     @pytest.mark.parametrize("fault", EXPECTED)
     def test_a_fault_costs_that_candidate_only(self, tuned, fault):
-        found = [r for r in tuned.records if r.schedule == f"fault(fault={fault})"]
-        if not found:  # the plateau came first; the measurer's own test covers it
-            pytest.skip("not proposed")
-        assert (found[0].status, found[0].samples) == ("failed", ())
-        assert EXPECTED[fault] in found[0].reason
+        (found,) = [r for r in tuned.records if r.schedule == f"fault(fault={fault})"]
+        assert (found.status, found.samples) == ("failed", ())
+        assert EXPECTED[fault] in found.reason
+        assert found.reason.split(":")[0] == ("mismatch" if fault in WRONG else "launch")
 
     def test_it_ends_with_the_right_winner(self, tuned):
-        assert tuned.winner.status == "winner"
-        assert tuned.winner.schedule in ("knobs(tile=8,stages=2)", "fault(fault=none)", "fault(fault=garbage)")
+        assert (tuned.winner.status, tuned.winner.schedule) == ("winner", "fault(fault=fast)")
         assert tuned.raced
         assert tuned.winner.proof.worst_element <= 1
 
-    def test_failures_are_recorded_once(self, tuned):
-        failed = [r.schedule for r in tuned.records if r.status == "failed"]
-        assert len(set(failed)) == len(failed) >= 3
-        assert all(r.schedule.startswith("fault(") for r in tuned.records if r.status == "failed")
+    def test_the_innocent_are_not_harmed(self, tuned):
+        """Not by what ran before them in the same process, nor by what they print."""
+        right = [r.schedule for r in tuned.records if r.status == "loser"]
+        assert sorted(right) == ["fault(fault=garbage)", "fault(fault=none)", "torch()"]
+        assert tuned.stop is Stop.EXHAUSTED
 
 
 class TestMeasurer:
-    @pytest.mark.parametrize("fault", EXPECTED)
-    def test_faults_are_told_with_their_reason(self, measurer, fault):
-        measurer.settle()
-        kind = MismatchError if fault in ("wrong", "nan", "outside", "input", "late") else LaunchError
-        with pytest.raises(kind) as caught:
-            measurer.screen(faulty(fault), 3, 1.0 if fault == "loop" else 60.0)
-        assert EXPECTED[fault] in str(caught.value)
-        measurer.settle()
-        assert measurer.screen(faulty("none"), 3, 60.0).evidence.cases == 3
-
     def test_what_a_candidate_prints_does_no_harm(self, measurer):
         before = measurer.pid
         assert len(measurer.screen(faulty("garbage"), 3, 60.0).samples) == 3
@@ -140,7 +131,7 @@ class TestMeasurer:
     def test_a_worker_that_cannot_start_is_nobody_s_fault(self, root):
         one = SubprocessMeasurer("no_such_module:plants")
         one.open(Problem(planted.SPEC, ("lane16",), 1, (1, 2), Store(root, 1 << 30)))
-        with pytest.raises(GridstoneError, match="(?s)cannot be measured.*no_such_module") as caught:
+        with pytest.raises(GridstoneError, match=r"(?s)cannot be measured.*no_such_module") as caught:
             one.settle()
         assert type(caught.value) is GridstoneError
 

@@ -19,7 +19,10 @@ from gridstone.templates.recipe import Recipe
 from gridstone.templates.source import Launch
 
 SPEC = parse_spec("gemm[x: f32(8,64), w: f32(48,64)]")
-FAULTS = ("none", "abort", "segfault", "loop", "exit", "wrong", "nan", "outside", "input", "garbage", "raises", "late")
+FAULTS = (
+    "none", "abort", "segfault", "loop", "exit", "wrong", "nan", "outside", "input", "garbage", "raises", "late",
+    "fast",
+)  # fmt: skip
 TILES = (1, 2, 4, 8, 16, 32)
 STAGES = (1, 2, 3, 4)
 
@@ -35,8 +38,11 @@ class Fault:
     fault: str
 
 
-def _recipe(name, schedule, space, refuses=lambda spec, target: None):
-    return Recipe(name, "gemm", Language.CPP, schedule, space, (), "", (), Launch("", True), refuses)
+def _recipe(name, schedule, space, claims=True):
+    return Recipe(
+        name, "gemm", Language.CPP, schedule, space, (), "", (), Launch("", True),
+        refuses=lambda spec, target: None, claims=lambda spec, target: claims,
+    )  # fmt: skip
 
 
 _SMALL = Constraint("tile and stages fit", ("tile", "stages"), lambda s, spec, target: s.tile * s.stages <= 64)
@@ -87,7 +93,9 @@ def _faulty(spec, schedule, target):
         y = right(*tensors, out=out)
         match fault:
             case "none":
-                time.sleep(1e-3)
+                time.sleep(2e-3)
+            case "fast":
+                pass
             case "abort":
                 os.abort()
             case "segfault":
@@ -106,7 +114,7 @@ def _faulty(spec, schedule, target):
             case "input":
                 tensors[0][0, 0] += 1.0
             case "garbage":
-                time.sleep(1e-3)
+                time.sleep(2e-3)
                 os.write(1, b"\x00\xff garbage \n" * 10_000)
                 os.write(2, b"more garbage")
             case "raises":

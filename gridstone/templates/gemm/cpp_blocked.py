@@ -69,7 +69,7 @@ def _panel_used(schedule: Blocked, spec: Spec, target: Target) -> bool:
 
 def _default(spec: Spec, target: Target) -> Blocked:
     dot = default_dot(spec, target)
-    m_r, n_r = default_tile(target, dot, decodes=False)
+    m_r, n_r = default_tile(spec, target, dot)
     return Blocked(dot, m_r, n_r, default_chunk(spec), False, 256, 8192)
 
 
@@ -84,7 +84,7 @@ RECIPE = Recipe(
             DOT_ALLOWED,
             *TILE_FITS,
             Constraint("folding scales into the panel keeps the numerics class", ("dot", "fold_scale"), _fold_allowed),
-            Constraint("a panel is a whole number of groups, or a group of panels", ("fold_scale", "panel_k"), _panel_used),
+            Constraint("panels are whole groups, or groups whole panels", ("fold_scale", "panel_k"), _panel_used),
         ),
         _default,
     ),
@@ -93,4 +93,5 @@ RECIPE = Recipe(
     PARAMS,
     LAUNCH,
     refuses,
+    lambda spec, target: True,
 )

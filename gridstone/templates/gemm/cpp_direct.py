@@ -22,7 +22,7 @@ from gridstone.lower.decisions import (
 from gridstone.lower.schedule import SearchSpace
 from gridstone.lower.target import Language, Target
 from gridstone.templates.gemm.cpp import DOT, DOT_ALLOWED, LAUNCH, PARAMS, PREFETCH, default_dot, refuses
-from gridstone.templates.gemm.cpp_tile import M_CHUNK, M_R, N_R, TILE_FITS, default_chunk, default_tile
+from gridstone.templates.gemm.cpp_tile import M_CHUNK, M_R, N_R, TILE_FITS, default_chunk, default_tile, panel_pays
 from gridstone.templates.recipe import Recipe
 
 
@@ -50,7 +50,7 @@ class Direct:
 
 def _default(spec: Spec, target: Target) -> Direct:
     dot = default_dot(spec, target)
-    m_r, n_r = default_tile(target, dot, decodes=True)
+    m_r, n_r = default_tile(spec, target, dot)
     return Direct(dot, m_r, n_r, default_chunk(spec), 8192)
 
 
@@ -65,4 +65,5 @@ RECIPE = Recipe(
     PARAMS,
     LAUNCH,
     refuses,
+    lambda spec, target: not panel_pays(spec, target, default_dot(spec, target)),
 )

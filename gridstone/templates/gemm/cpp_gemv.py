@@ -92,4 +92,5 @@ RECIPE = Recipe(
     PARAMS,
     LAUNCH,
     _refuses,
+    lambda spec, target: not isinstance(spec.input("x").shape[0], Dim),
 )

@@ -73,8 +73,22 @@ TILE_FITS: tuple[Constraint[HasTile], ...] = (
 )
 
 
-def default_tile(target: Target, dot: str, *, decodes: bool) -> tuple[int, int]:
-    """Return rows and vectors of the tile: tall and narrow when each tile decodes its own weights."""
+def default_tile(spec: Spec, target: Target, dot: str) -> tuple[int, int]:
+    """Return rows and vectors of the register tile, as measured on Zen 5.
+
+    Few rows want a wide tile (5 rows of 4 vectors keep 20 sums busy, of 2 only 10); many rows of bf16 a tall one, which
+    decodes or reads fewer weights for each product. Without 32 registers there is one shape that does not spill.
+    """
     if target.registers < 32:
-        return 6, 2
-    return (12, 2) if decodes or dot == "bf16" else (6, 4)
+        return (6, 2) if target.vector_bits >= 256 else (4, 2)
+    rows = spec.input("x").shape[0]
+    tall = dot == "bf16" and (isinstance(rows, Dim) or rows > 32)
+    return (12, 2) if tall else (6, 4)
+
+
+def panel_pays(spec: Spec, target: Target, dot: str) -> bool:
+    """Return whether decoding into a panel beats decoding in registers, as measured on Zen 5."""
+    rows = spec.input("x").shape[0]
+    if dot == "bf16":
+        return isinstance(rows, Dim) or rows >= 128
+    return target.registers < 32 or isinstance(rows, Dim) or rows >= 32

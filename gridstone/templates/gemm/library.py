@@ -36,4 +36,5 @@ RECIPE = Recipe(
     (),
     Launch("", deterministic=True),
     _refuses,
+    lambda spec, target: True,
 )

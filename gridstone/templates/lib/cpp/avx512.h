@@ -11,9 +11,11 @@ constexpr FloatTable float_table(int first) {
   for (int i = 0; i < 16; ++i) t.v[i] = (float)(first + i);
   return t;
 }
+// Never static members, which would be unique in the process: a second kernel would read the first one's.
+constexpr FloatTable BIASED_CODES = float_table(-BIAS), CODES = float_table(0);
+
 template <> struct Decoder<4, false> {  // vpermps reads 4 index bits: no AND
-  static constexpr FloatTable entries = float_table(-BIAS);
-  vf table = load<vf>(entries.v);
+  vf table = load<vf>(BIASED_CODES.v);
   typedef vf Zero;
   INLINE Zero zero(const uint8_t*) { return vf{}; }
   MEMBER Operand operator()(vu word, int p, Zero) const {
@@ -21,8 +23,7 @@ template <> struct Decoder<4, false> {  // vpermps reads 4 index bits: no AND
   }
 };
 template <> struct Decoder<4, true> {  // codes as fp32, then the exact subtraction u - z
-  static constexpr FloatTable entries = float_table(0);
-  vf table = load<vf>(entries.v);
+  vf table = load<vf>(CODES.v);
   typedef vf Zero;
   INLINE Zero zero(const uint8_t* z) { return widen(z); }
   MEMBER Operand operator()(vu word, int p, Zero z) const {

@@ -10,13 +10,12 @@ typedef uint32_t Step;        // one row's x for one step: the same pair
 // k (within one 32-bit code word) of the first element of a step
 template <int BITS> constexpr int step_k(int step) { return 2 * step; }
 
-// The step that starts at k of a row of `size` elements, zeros behind its end.
+// The step at p; `step_at`: the step at k of a row of `size` elements, zeros behind its end.
+template <class T> INLINE Step step_of(const T* p) { return bf16_bits(widen1(p)) | bf16_bits(widen1(p + 1)) << 16; }
+INLINE Step step_of(const bf16* p) { Step s; memcpy(&s, p, 4); return s; }
 template <class T> INLINE Step step_at(const T* row, int64_t k, int64_t size) {
-  return (k < size ? bf16_bits(widen1(row + k)) : 0u) | (k + 1 < size ? bf16_bits(widen1(row + k + 1)) << 16 : 0u);
-}
-INLINE Step step_at(const bf16* row, int64_t k, int64_t size) {
-  if (k + 1 < size) { Step s; memcpy(&s, row + k, 4); return s; }
-  return k < size ? row[k].bits : 0u;
+  if (k + 1 < size) return step_of(row + k);
+  return k < size ? bf16_bits(widen1(row + k)) : 0u;
 }
 template <class T> constexpr bool STEP_IS = false;  // whether a row of T already is a row of steps
 template <> constexpr bool STEP_IS<bf16> = true;
@@ -64,12 +63,14 @@ constexpr Table code_table(int first, int period) {  // entry i = first + i % pe
   return t;
 }
 
+// Tables stay at namespace scope. As static members they would be unique in the process: a second kernel would read the first one's.
+constexpr Table CODES = code_table(-BIAS, 16), DIFFERENCES = code_table(-16, 32);
+
 // Decoder<BITS, ZERO>: code word -> operand of one step. `Zero` is what one group's zero points look like to it (per vector).
 template <int BITS, bool ZERO> struct Decoder;
 
 template <> struct Decoder<4, false> {  // u - BIAS. vpermw reads 5 index bits; the 16 entries repeated make the fifth irrelevant: no AND
-  static constexpr Table entries = code_table(-BIAS, 16);
-  vu table = load<vu>(entries.v);
+  vu table = load<vu>(CODES.v);
   typedef vu Zero;
   INLINE Zero zero(const uint8_t*) { return vu{}; }
   MEMBER Operand operator()(vu word, int step, Zero) const {
@@ -77,8 +78,7 @@ template <> struct Decoder<4, false> {  // u - BIAS. vpermw reads 5 index bits; 
   }
 };
 template <> struct Decoder<4, true> {  // u - z, 0 <= z <= 16: index u + (16 - z) into the values -16 .. 15
-  static constexpr Table entries = code_table(-16, 32);
-  vu table = load<vu>(entries.v);
+  vu table = load<vu>(DIFFERENCES.v);
   typedef vu Zero;
   INLINE Zero zero(const uint8_t* z) { return (16u - widen_u(z)) * 0x00010001u; }
   MEMBER Operand operator()(vu word, int step, Zero z) const {

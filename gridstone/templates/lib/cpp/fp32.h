@@ -6,6 +6,7 @@ typedef float Step;
 // k within one code word of position p: even k in the low half, odd k in the high half
 template <int BITS> constexpr int step_k(int p) { return 2 * (p % (16 / BITS)) + p / (16 / BITS); }
 
+template <class T> INLINE Step step_of(const T* p) { return widen1(p); }
 template <class T> INLINE Step step_at(const T* row, int64_t k, int64_t size) { return k < size ? widen1(row + k) : 0.f; }
 template <class T> constexpr bool STEP_IS = false;  // never: the steps of a word are not in k order
 

@@ -1,5 +1,7 @@
+}  // namespace
+
 extern "C" __attribute__((visibility("default"))) int64_t gs_gemm_scratch(int64_t m, int64_t threads) {
-  return packed_bytes(m) + threads * pages(RESULT_BYTES + PANEL_BYTES) + 4096;
+  return packed_bytes(m) + threads * THREAD_BYTES + 4096;
 }
 
 extern "C" __attribute__((visibility("default"))) void gs_gemm(
@@ -18,7 +20,7 @@ extern "C" __attribute__((visibility("default"))) void gs_gemm(
       pack_rows(a, packed + s * (SLAB_K / K_STEP) * m + row * slab_words(s) * STEPS, s, row, rows.count(b));
     }
 #pragma omp barrier
-    uint8_t* mine = scratch + packed_bytes(m) + t * pages(RESULT_BYTES + PANEL_BYTES);
+    uint8_t* mine = scratch + packed_bytes(m) + t * THREAD_BYTES;
     for (int64_t block = BLOCKS * t / count; block < BLOCKS * (t + 1) / count; ++block)
       compute_block(a, rows, packed, block, (float*)mine, (Operand*)(mine + RESULT_BYTES));
   }

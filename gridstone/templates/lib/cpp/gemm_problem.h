@@ -1,3 +1,5 @@
+namespace {  // several kernels live in one process: nothing of theirs may be shared by name
+
 // y[M,N] = epilogue(x[M,K] @ w[N,K]^T). The weight lies in blocks of BLOCK_N rows; a block holds its groups of GROUP_K one after the
 // other, each as [codes][scales][zero points]. Codes: one 32-bit word holds WORD_K codes of one row, even k in its low half, odd k in
 // its high half; the words of the block's rows lie side by side.
@@ -58,9 +60,15 @@ static void pack_rows(const Call& a, Step* to, int64_t s, int64_t row, int rows)
   const int words = slab_words(s);
   for (int r = 0; r < rows; ++r) {
     const X* from = a.x + (row + r) * a.ldx;
-    for (int i = 0; i < words; ++i)
+    for (int i = 0; i < words; ++i) {
+      const int64_t k = s * SLAB_K + (int64_t)i * WORD_K;
+      Step* at = to + i * STEPS * rows + r;
+      if (k + WORD_K <= K) {
 #pragma GCC unroll 8
-      for (int t = 0; t < STEPS; ++t)
-        to[(i * STEPS + t) * rows + r] = step_at(from, s * SLAB_K + (int64_t)i * WORD_K + step_k<BITS>(t), K);
+        for (int t = 0; t < STEPS; ++t) at[t * rows] = step_of(from + k + step_k<BITS>(t));
+      } else {
+        for (int t = 0; t < STEPS; ++t) at[t * rows] = step_at(from, k + step_k<BITS>(t), K);
+      }
+    }
   }
 }

@@ -1,0 +1,34 @@
+"""gridstone bench: time a layer's default, tuned and library kernels side by side."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gridstone.cli.console import parse_rows, put_json, say
+from gridstone.cli.options import Json, Rows, SpecText, TargetName, Threads
+
+
+def bench(
+    spec: SpecText,
+    m: Rows = "",
+    target: TargetName = "auto",
+    threads: Threads = 0,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Of measuring, for each M.")] = 3.0,
+    as_json: Json = False,
+) -> None:
+    """Time default, tuned and library kernels in turn, on weights that rotate beyond the caches."""
+    from gridstone.cli import layers  # noqa: PLC0415  torch
+    from gridstone.cli.showcase_tables import put_layers  # noqa: PLC0415
+    from gridstone.runtime.tune import problems_of, targets_named  # noqa: PLC0415
+
+    on = targets_named(target)[0]
+    found: list[layers.LayerTimes] = []
+    for problem in problems_of([spec], parse_rows(m), on):
+        say(f"measuring {problem.input('x')} for {seconds:g} s")
+        found.append(layers.measure_layer(problem, target=on, threads=threads or None, seconds=seconds))
+    if as_json:
+        put_json([layers.as_plain(one) for one in found])
+        return
+    put_layers("Medians of calls taken in turn", found)

@@ -1,0 +1,155 @@
+"""gridstone cache: look at, check and clean the kernel cache."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import typer
+
+from gridstone.cli.console import microseconds, put, put_json, put_table
+from gridstone.cli.options import Json, RecipeName, ScheduleText, SpecText, TargetName
+
+if TYPE_CHECKING:
+    from gridstone.kernel_cache.records import Record
+
+app = typer.Typer(
+    help="Look at, check and clean the kernel cache (GRIDSTONE_CACHE_DIR).", rich_markup_mode=None, no_args_is_help=False
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(context: typer.Context) -> None:
+    """Without a command, print what `info` prints."""
+    if context.invoked_subcommand is None:
+        info()
+
+
+@app.command()
+def info(as_json: Json = False) -> None:
+    """Print where the cache lies and how much it holds."""
+    from gridstone.kernel_cache.make import default_book, default_store  # noqa: PLC0415  torch
+
+    store, records = default_store(), list(default_book().all())
+    usage = store.usage()
+    winners = sum(record.status == "winner" for record in records)
+    if as_json:
+        put_json(
+            {
+                "folder": str(store.root), "entries": usage.entries, "blobs": usage.blobs, "bytes": usage.size,
+                "limit_bytes": store.limit_bytes, "quarantined": usage.quarantined, "records": len(records),
+                "winners": winners,
+            }
+        )  # fmt: skip
+        return
+    rows = [
+        ("folder", str(store.root)),
+        ("artefacts", f"{usage.entries}, {usage.size / 2**20:.1f} MiB of {store.limit_bytes / 2**20:.0f} MiB"),
+        ("quarantined", str(usage.quarantined)),
+        ("tuning records", f"{len(records)}, {winners} of them winners"),
+    ]
+    put_table("Kernel cache", ("", ""), rows)
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """List artefacts, most recently used first, and the winners among the tuning records."""
+    from gridstone.kernel_cache.make import default_book, default_store  # noqa: PLC0415  torch
+
+    artefacts = [
+        (entry.key.digest[:12], fields.get("target", ""), entry.size, _header(fields.get("text", ""), "spec"),
+         _header(fields.get("text", ""), "schedule"))
+        for entry in default_store().entries()
+        for fields in (dict(entry.fields),)
+    ]  # fmt: skip
+    winners = [record for record in default_book().all() if record.status == "winner"]
+    if as_json:
+        names = ("key", "target", "bytes", "spec", "schedule")
+        put_json(
+            {
+                "artefacts": [dict(zip(names, row, strict=True)) for row in artefacts],
+                "winners": [_plain(record) for record in winners],
+            }
+        )
+        return
+    shown = [(key, target, str(size), spec, schedule) for key, target, size, spec, schedule in artefacts]
+    put_table(f"{len(shown)} artefacts", ("key", "target", ">bytes", "spec", "schedule"), shown)
+    rows = [
+        (r.spec, f"{r.recipe} {r.schedule}", str(r.environment.threads), microseconds(r.median), r.environment.device)
+        for r in winners
+    ]
+    put_table(f"{len(rows)} winners", ("problem", "winner", ">threads", ">median", "device"), rows)
+
+
+@app.command()
+def verify(as_json: Json = False) -> None:
+    """Check every artefact against its hash; exit 1 when something is damaged. Changes nothing."""
+    from gridstone.kernel_cache.make import default_store  # noqa: PLC0415  torch
+
+    problems = default_store().verify()
+    if as_json:
+        put_json({"problems": list(problems)})
+    else:
+        put("\n".join([*problems, f"{len(problems)} problems"]))
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def prune(as_json: Json = False) -> None:
+    """Remove leftovers, then the least recently used artefacts until the limit is kept."""
+    from gridstone.kernel_cache.make import default_store  # noqa: PLC0415  torch
+
+    freed = default_store().prune()
+    if as_json:
+        put_json({"freed_bytes": freed})
+    else:
+        put(f"freed {freed} bytes")
+
+
+@app.command()
+def clear(as_json: Json = False) -> None:
+    """Remove all artefacts. Tuning records stay: they are small, and cost hours to find again."""
+    from gridstone.kernel_cache.make import default_store  # noqa: PLC0415  torch
+
+    store = default_store()
+    gone = store.clear()
+    if as_json:
+        put_json({"removed": gone})
+    else:
+        put(f"removed {gone} artefacts from {store.root}; tuning records stay in its folder records")
+
+
+@app.command("explain-miss")
+def explain_miss(
+    spec: SpecText,
+    target: TargetName = "auto",
+    schedule: ScheduleText = "",
+    recipe: RecipeName = "",
+    as_json: Json = False,
+) -> None:
+    """Say why a kernel is not in the cache: the first field that differs from the nearest kept artefact."""
+    from gridstone.cli.emit import emitted_for  # noqa: PLC0415
+    from gridstone.kernel_cache.make import artefact_key, default_store  # noqa: PLC0415  torch
+
+    emitted = emitted_for(spec, target, schedule, recipe)
+    key = artefact_key(emitted.source, emitted.target)
+    text = default_store().explain_miss(key)
+    if as_json:
+        put_json({"key": key.digest, "explanation": text})
+    else:
+        put(text)
+
+
+def _header(text: str, name: str) -> str:
+    """Return a line of an emitted source's header."""
+    found = re.search(rf"^// {name} +(.*)$", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _plain(record: Record) -> dict[str, str | int | float]:
+    return {
+        "spec": record.spec, "target": record.target, "recipe": record.recipe, "schedule": record.schedule,
+        "median_seconds": record.median, "threads": record.environment.threads, "device": record.environment.device,
+        "created": record.environment.created,
+    }  # fmt: skip

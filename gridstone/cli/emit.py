@@ -1,0 +1,133 @@
+"""gridstone emit: print the source of a kernel. Needs neither torch nor a compiler."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from gridstone.cli.console import put, put_json, say
+from gridstone.cli.options import Json, RecipeName, ScheduleText, SpecText, TargetName
+from gridstone.ir.errors import BuildError, ScheduleError, SpecError, nearest
+from gridstone.ir.spec import Spec
+from gridstone.ir.text import parse_spec
+from gridstone.kernel_cache.host import host_target
+from gridstone.lower.plan import Plan, print_decision
+from gridstone.lower.schedule import Schedule, parse_schedule, print_schedule
+from gridstone.lower.target import Target, parse_target
+from gridstone.templates.emit import emit as emit_source
+from gridstone.templates.recipe import Recipe
+from gridstone.templates.registry import default_recipe, recipe_named, recipes_for, refusals
+from gridstone.templates.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """What was emitted: the source, for what, and what each pass decided."""
+
+    source: Source
+    target: Target
+    passes: tuple[tuple[str, str], ...]
+
+
+def emit(
+    spec: SpecText,
+    target: TargetName = "auto",
+    schedule: ScheduleText = "",
+    recipe: RecipeName = "",
+    passes: Annotated[bool, typer.Option("--passes", help="Show what each pass decided, as comments.")] = False,
+    build: Annotated[bool, typer.Option("--build", help="Compile it and say size and time.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the source that is emitted for a spec. The text on stdout compiles as it is."""
+    emitted = emitted_for(spec, target, schedule, recipe)
+    size, seconds = _built(emitted) if build else (0, 0.0)
+    if as_json:
+        origin = emitted.source.origin
+        put_json(
+            {
+                "text": emitted.source.text,
+                "entry": emitted.source.entry,
+                "spec": origin.spec,
+                "schedule": origin.schedule,
+                "target": origin.target,
+                "recipe": origin.recipe,
+                "recipe_hash": origin.recipe_hash,
+                "passes": [{"pass": name, "decision": text} for name, text in emitted.passes],
+                "build": {"bytes": size, "seconds": seconds} if build else None,
+            }
+        )
+        return
+    if passes:
+        for name, text in emitted.passes:
+            put("\n".join([f"// pass {name}", *(f"//   {line}" for line in text.splitlines())]))
+        put("//")
+    put(emitted.source.text)
+    if build:
+        say(f"built: {size} bytes in {seconds:.2f} s")
+
+
+def emitted_for(spec: str, target: str, schedule: str = "", recipe: str = "") -> Emitted:
+    """Emit for the texts that a user gave.
+
+    Args:
+        spec: Text of a spec.
+        target: Name of a target, or `auto` for this machine's.
+        schedule: Text, or empty for the default.
+        recipe: Name, or empty for the one that the schedule belongs to, or else the default.
+
+    Raises:
+        GridstoneError: A text is malformed, a name unknown, or no recipe computes the spec.
+    """
+    on = host_target() if target == "auto" else parse_target(target)
+    wanted = parse_spec(spec).with_storage(on.storage)
+    chosen = choose_recipe(wanted, on, recipe, schedule)
+    start = chosen.space.default(wanted, on)
+    resolved = parse_schedule(schedule, chosen.schedule, start) if schedule else start
+    steps: list[tuple[str, str]] = []
+
+    def watch(name: str, plan: Plan) -> None:
+        steps.append((name, print_decision(plan.decisions[-1])))
+
+    source = emit_source(chosen, wanted, resolved, on, watch)
+    if not source.text:
+        raise SpecError(f"{on} calls torch: there is no text to emit", "emit for a cpp target")
+    return Emitted(source, on, tuple(steps))
+
+
+def choose_recipe(spec: Spec, target: Target, name: str, schedule: str) -> Recipe[Schedule]:
+    """Return the recipe that a user named, or whose schedule was given, or the default."""
+    able = recipes_for(spec, target)
+    if name:
+        recipe = recipe_named(name)
+        if recipe in able:
+            return recipe
+        reason = recipe.refuses(spec, target) or f"it emits {recipe.language.value} for {recipe.op}"
+        raise ScheduleError(f"{name} does not compute this spec on {target}: {reason}", "omit --recipe")
+    if not able:
+        reasons = "; ".join(refusals(spec, target)) or f"there is no recipe for {spec.op.name} on {target} yet"
+        raise SpecError(f"nothing computes this spec on {target}: {reasons}")
+    head = schedule.split("(")[0].strip()
+    if not head:
+        recipe = default_recipe(spec, target)
+        assert recipe is not None
+        return recipe
+    heads = {print_schedule(r.space.default(spec, target)).split("(")[0]: r for r in able}
+    if head not in heads:
+        raise ScheduleError(f"no recipe for this spec on {target} has a schedule {head!r}", nearest(head, heads))
+    return heads[head]
+
+
+def _built(emitted: Emitted) -> tuple[int, float]:
+    """Compile apart from the cache; return the artefact's bytes and the seconds that it took."""
+    from gridstone.kernel_cache.make import TOOLCHAINS  # noqa: PLC0415  torch
+
+    chain = TOOLCHAINS[emitted.source.language]
+    missing = chain.missing()
+    if missing:
+        raise BuildError(f"nothing can be built: {missing}", "run `gridstone doctor`")
+    start = time.perf_counter()
+    binary = chain.build(emitted.source, emitted.target)
+    return len(binary), time.perf_counter() - start

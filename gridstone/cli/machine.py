@@ -1,0 +1,204 @@
+"""Examining this machine: each finding says what is there, and what to install where something is not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gridstone.ir.errors import GridstoneError
+from gridstone.ir.text import parse_spec
+from gridstone.kernel_cache.host import cpu_facts, host_target, runs_here, usable_cores
+from gridstone.kernel_cache.settings import Settings, read_settings
+from gridstone.lower.target import TARGETS, Language
+from gridstone.templates.registry import default_recipe
+
+TINY = "gemm[x: f32(3,64), w: int4:g32(64,64)] + bias + relu"
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+OPENMP = ("libgomp", "libomp", "libiomp")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fact.
+
+    Args:
+        name, value: For the table.
+        fine: Whether nothing is amiss.
+        needed: Whether kernels can be built and run only if it is fine.
+        remedy: What to do when it is not.
+    """
+
+    name: str
+    value: str
+    fine: bool = True
+    needed: bool = False
+    remedy: str = ""
+
+
+def examine() -> tuple[Finding, ...]:
+    """Return all findings; no finding is missing because another is amiss."""
+    return (*_cpu(), *_packages(), *_compiler(), *_gpu(), *_cache())
+
+
+def _cpu() -> Iterator[Finding]:
+    model, flags = cpu_facts()
+    yield Finding("processor", model)
+    wanted = sorted(set().union(*(target.cpu_flags for target in TARGETS.values())))
+    yield Finding("features", " ".join(flag for flag in wanted if flag in flags) or "none that kernels use")
+    cores, load = usable_cores(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    yield Finding("cores", f"{cores} usable; load {load:.1f}" + (": measurements will be noisy" if load > 0.5 else ""))
+    yield Finding("caches", _caches())
+    here = [name for name, target in TARGETS.items() if target.language is Language.CPP and runs_here(target)]
+    yield Finding("targets", f"{', '.join(here)}; auto is {host_target()}")
+
+
+def _caches() -> str:
+    found: list[str] = []
+    for index in sorted(CACHES.glob("index*")):
+        try:
+            level, kind, size = ((index / name).read_text().strip() for name in ("level", "type", "size"))
+        except OSError:
+            continue
+        found.append(f"L{level}{kind[0].lower() if kind != 'Unified' else ''} {size}")
+    return ", ".join(found) or "unknown"
+
+
+def _packages() -> Iterator[Finding]:
+    yield Finding("python", platform.python_version())
+    for name, needed in (("torch", True), ("numpy", True), ("optuna", False), ("transformers", False)):
+        extra = "'gridstone[examples]', for the demo" if name == "transformers" else name
+        version = _version(name)
+        yield Finding(name, version or "not installed", bool(version), needed, f"pip install {extra}")
+
+
+def _version(name: str) -> str:
+    """Return the version of a package, or nothing where it cannot be imported."""
+    try:
+        found = importlib.util.find_spec(name)
+        return importlib.metadata.version(name) if found else ""
+    except (ImportError, ValueError, importlib.metadata.PackageNotFoundError):
+        return ""
+
+
+def _compiler() -> Iterator[Finding]:
+    remedy = "install g++ or clang++ (apt install g++, dnf install gcc-c++), or set GRIDSTONE_CXX"
+    try:
+        from gridstone.kernel_cache.toolchain_cpp import CppToolchain  # noqa: PLC0415  torch
+    except ImportError as error:
+        yield Finding("compiler", f"not looked for: {error}", False, True, "pip install torch")
+        return
+    chain = CppToolchain()
+    missing = chain.missing()
+    identity = dict(chain.identity(host_target()))
+    yield Finding("compiler", missing or f"{chain.compiler()}: {identity['compiler']}", not missing, True, remedy)
+    if missing:
+        return
+    try:
+        yield Finding("a tiny kernel", _tiny_kernel(), needed=True)
+    except (GridstoneError, OSError) as error:
+        yield Finding("a tiny kernel", str(error).splitlines()[0], False, True, "run this again with --debug; then report it")
+        return
+    runtimes = _openmp()
+    value = ", ".join(runtimes) or "none"
+    fine = len(runtimes) <= 1
+    yield Finding("OpenMP", f"{value}; {'shared with torch' if fine else 'not shared with torch: threads compete'}",
+                  fine, False, "set GRIDSTONE_CXX to the compiler whose OpenMP torch uses (g++)")  # fmt: skip
+
+
+def _tiny_kernel() -> str:
+    """Build, run and check a kernel in a store of its own."""
+    import time  # noqa: PLC0415
+
+    from gridstone.kernel_cache.make import make_kernel  # noqa: PLC0415  torch
+    from gridstone.kernel_cache.store import Store  # noqa: PLC0415
+    from gridstone.proof.check import check  # noqa: PLC0415
+
+    target = host_target()
+    spec = parse_spec(TINY).with_storage(target.storage)
+    recipe = default_recipe(spec, target)
+    assert recipe is not None
+    with tempfile.TemporaryDirectory(prefix="gridstone-doctor-") as folder:
+        start = time.perf_counter()
+        kernel = make_kernel(recipe, spec, recipe.space.default(spec, target), target, Store(Path(folder), 1 << 30))
+        took = time.perf_counter() - start
+        checked = check(kernel, spec, seeds=(1, 2))
+    return f"built in {took:.1f} s, ran, {checked.cases} results right within {checked.worst_element:.2g} of tolerance"
+
+
+def _openmp() -> list[str]:
+    """Return the OpenMP runtimes that this process has loaded."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return []
+    names = {Path(line.split()[-1]).name for line in lines if len(line.split()) > 5}
+    return sorted(name for name in names if name.startswith(OPENMP))
+
+
+def _gpu() -> Iterator[Finding]:
+    later = "not needed: Triton and CUDA targets come in a later release"
+    triton = _version("triton")
+    yield Finding("triton", triton or "not installed", bool(triton), False, f"{later} (pip install 'gridstone[triton]')")
+    gpu = _nvidia()
+    yield Finding("CUDA", gpu or "no NVIDIA GPU", bool(gpu), False, later)
+
+
+def _nvidia() -> str:
+    """Return the GPUs that the driver names."""
+    if not shutil.which("nvidia-smi"):
+        return ""
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return "; ".join(run.stdout.strip().splitlines()) if run.returncode == 0 else ""
+
+
+def _cache() -> Iterator[Finding]:
+    try:
+        settings = read_settings()
+    except GridstoneError as error:
+        yield Finding("cache", error.problem, False, False, error.remedy)
+        return
+    folder = settings.cache_dir
+    yield Finding("cache", f"{folder}: {_size(folder) / 2**20:.1f} MiB of {settings.cache_limit / 2**20:.0f} MiB")
+    problem = _unwritable(settings)
+    remedy = "set GRIDSTONE_CACHE_DIR to a folder that can be written; until then kernels are built anew in each run"
+    yield Finding("cache writable", problem or "yes", not problem, False, remedy)
+    free = shutil.disk_usage(_existing(folder)).free
+    yield Finding("free space", f"{free / 2**30:.1f} GiB", free > settings.cache_limit, False,
+                  "free some, or set GRIDSTONE_CACHE_LIMIT below it")  # fmt: skip
+
+
+def _existing(folder: Path) -> Path:
+    """Return the nearest folder that exists."""
+    return next(place for place in (folder, *folder.parents) if place.is_dir())
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_size
+            except OSError:
+                continue
+    return total
+
+
+def _unwritable(settings: Settings) -> str:
+    """Return why nothing can be written to the cache, or nothing."""
+    try:
+        with tempfile.TemporaryFile(dir=_existing(settings.cache_dir)):
+            return ""
+    except OSError as error:
+        return f"no: {error.strerror}"
