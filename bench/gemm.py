@@ -215,7 +215,7 @@ def main() -> None:
         return
     rows: list[dict[str, object]] = []
     print(
-        "share of the read bandwidth (M up to 4) or of the bf16 dot's peak (M of 16 and more), and times torch's faster path"
+        "share of the read bandwidth (M up to 4) or of the bf16 dot's peak (above), and times torch's faster path"
     )
     for threads in arguments.threads.split(","):
         cpus = " ".join(str(cpu) for cpu in range(int(threads)))

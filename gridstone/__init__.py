@@ -26,7 +26,6 @@ _HOMES = {
     "QuantTensor": "tensors",
     "compile": "compile",
     "explain": "explain",
-
     "linear": "functional",
     "quantize": "functional",
     "quantize_model": "model",

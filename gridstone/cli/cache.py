@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from gridstone.kernel_cache.records import Record
 
 app = typer.Typer(
-    help="Look at, check and clean the kernel cache (GRIDSTONE_CACHE_DIR).", rich_markup_mode=None, no_args_is_help=False
+    help="Look at, check and clean the kernel cache (GRIDSTONE_CACHE_DIR).",
+    rich_markup_mode=None,
+    no_args_is_help=False,
 )
 
 

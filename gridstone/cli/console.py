@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gridstone.ir.errors import GridstoneError
 
 if TYPE_CHECKING:
+    from gridstone.ir.spec import Spec
     from gridstone.runtime.tune import Listener, Step
 
 WIDE = 200  # columns of a table that nobody's terminal bounds
@@ -40,48 +41,59 @@ def put_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]],
     from rich.text import Text  # noqa: PLC0415
 
     console = Console() if sys.stdout.isatty() else Console(width=WIDE)
-    table = Table(title=Text(title), title_justify="left", caption=Text(note) if note else None, caption_justify="left")
+    table = Table()
     for name in columns:
-        table.add_column(Text(name.removeprefix(">")), justify="right" if name.startswith(">") else "left")
+        side = "right" if name.startswith(">") else "left"
+        table.add_column(Text(name.removeprefix(">")), justify=side, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
+    put(title)
     console.print(table)
+    if note:
+        put(note)
 
 
 @contextmanager
 def tuning_progress() -> Iterator[Listener]:
     """Show a bar on stderr while tuning; yields what `gridstone.tune` takes as its `progress`."""
     from rich.console import Console  # noqa: PLC0415
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
-    from rich.progress import TimeRemainingColumn  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
+        TextColumn("{task.fields[phase]:<7}", markup=False),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[best]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
-        tasks: dict[int, int] = {}
+        tasks: dict[str, TaskID] = {}
 
         def listen(step: Step) -> None:
-            now = step.progress
-            if step.at not in tasks:
-                tasks[step.at] = int(bar.add_task(f"{step.at + 1}/{step.count}", total=None, best=""))
-            title = f"{step.at + 1}/{step.count} {brief(str_of(step))} {now.phase.value}"
+            now, name = step.progress, problem_name(step.spec)
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=None, phase="", best="")
             best = f"best {microseconds(now.best_seconds)}" if now.best_seconds else ""
-            bar.update(bar.task_ids[tasks[step.at]], description=title, completed=now.done, total=now.total, best=best)
+            bar.update(tasks[name], completed=now.done, total=now.total, phase=now.phase.value, best=best)
 
         yield listen
 
 
-def str_of(step: Step) -> str:
-    """Return the text of a step's spec."""
-    from gridstone.ir.text import print_spec  # noqa: PLC0415  this module stays free of the IR's import time
-
-    return print_spec(step.spec)
+def problem_name(spec: Spec) -> str:
+    """Return a few characters that tell the problems of a run apart."""
+    shapes = {operand.name: "x".join(map(str, operand.type.shape)) for operand in spec.inputs}
+    extras = [operand.name for operand in spec.extra_operands]
+    return " ".join([spec.op.name, *(f"{name}:{shape}" for name, shape in shapes.items()), *(f"+{e}" for e in extras)])
 
 
 def brief(spec: str) -> str:

@@ -24,9 +24,12 @@ INPUTS = "example_inputs"
 
 def explain(
     program: Annotated[str, typer.Argument(metavar="MODULE:NAME", help="module:function, or FILE.py:name.")],
-    inputs: Annotated[str, typer.Option("--inputs", help="Name of a function beside it that returns its inputs.")] = INPUTS,
+    inputs: Annotated[
+        str, typer.Option("--inputs", help="Name of a function beside it that returns its inputs.")
+    ] = INPUTS,
     shape: Annotated[
-        list[str] | None, typer.Option("--shape", help="Random input instead, such as 16x384 or 16x384:bf16; repeat for more.")
+        list[str] | None,
+        typer.Option("--shape", help="Random input instead, such as 16x384 or 16x384:bf16; repeat for more."),
     ] = None,
     sources: Annotated[bool, typer.Option("--sources", help="Print the emitted sources too.")] = False,
     as_json: Json = False,
@@ -99,7 +102,9 @@ def _from_file(path: Path) -> ModuleType:
 def found_in(module: ModuleType, name: str) -> Any:
     """Return what a module calls by this name; GridstoneError suggests the nearest."""
     if not hasattr(module, name):
-        raise GridstoneError(f"{module.__name__} has no {name!r}", nearest(name, [n for n in vars(module) if n[0] != "_"]))
+        raise GridstoneError(
+            f"{module.__name__} has no {name!r}", nearest(name, [n for n in vars(module) if n[0] != "_"])
+        )
     return getattr(module, name)
 
 

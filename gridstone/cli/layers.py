@@ -139,7 +139,9 @@ def _random_weight(place: Storage) -> torch.Tensor:
     code = int(torch.tensor(SCALE, dtype=getattr(torch, place.format.scale.torch)).view(as_integer))
     for move in moves(place.scales, place.format.groups(place.k)):
         part = words.as_strided(move.extents, move.word_strides, move.word)
-        part.copy_(part & ~(((1 << bits) - 1) << move.word_shift) | code << move.word_shift if bits < 32 else part * 0 + code)
+        part.copy_(
+            part & ~(((1 << bits) - 1) << move.word_shift) | code << move.word_shift if bits < 32 else part * 0 + code
+        )
     return buffer
 
 

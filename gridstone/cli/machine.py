@@ -104,7 +104,9 @@ def _compiler() -> Iterator[Finding]:
     try:
         yield Finding("a tiny kernel", _tiny_kernel(), needed=True)
     except (GridstoneError, OSError) as error:
-        yield Finding("a tiny kernel", str(error).splitlines()[0], False, True, "run this again with --debug; then report it")
+        yield Finding(
+            "a tiny kernel", str(error).splitlines()[0], False, True, "run this again with --debug; then report it"
+        )
         return
     runtimes = _openmp()
     value = ", ".join(runtimes) or "none"
@@ -146,7 +148,9 @@ def _openmp() -> list[str]:
 def _gpu() -> Iterator[Finding]:
     later = "not needed: Triton and CUDA targets come in a later release"
     triton = _version("triton")
-    yield Finding("triton", triton or "not installed", bool(triton), False, f"{later} (pip install 'gridstone[triton]')")
+    yield Finding(
+        "triton", triton or "not installed", bool(triton), False, f"{later} (pip install 'gridstone[triton]')"
+    )
     gpu = _nvidia()
     yield Finding("CUDA", gpu or "no NVIDIA GPU", bool(gpu), False, later)
 

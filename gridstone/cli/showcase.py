@@ -1,4 +1,4 @@
-"""The demo's work: quantise a real transformer, tune its layers on this CPU, and show what it gained and what it cost."""
+"""The demo's work: quantise a real transformer, tune its layers on this CPU, and show what that gained and cost."""
 
 from __future__ import annotations
 
@@ -158,15 +158,14 @@ def _tuned(
     rows = sorted({bucket(int(batch["input_ids"].numel())) for batch in batches})
     problems = problems_of([part.spec for part, _ in matched], rows, targets[0])
     end = time.monotonic() + budget
-    share = budget * (1.0 - LANGUAGE_MODEL_SHARE if language_model else 1.0)
-    found = list(run_tunings(problems, targets, seconds=share, progress=progress))
-    if language_model:
-        # The library's way with packed weights decodes all of them at each call, 5 s here: the race is among kernels,
-        # and the plain library calls stand beside the winner in the table.
+    found: list[Tuning] = []
+    if language_model:  # first, so that what it takes beyond its share is taken off the others'
+        # The library's way with packed weights decodes all of them at each call, seconds here: the race is among
+        # kernels, and the plain library calls stand beside the winner in the table.
         kernels = [recipe for recipe in RECIPES if recipe.language is not Language.LIBRARY]
-        special = problems_of([LANGUAGE_MODEL], (), targets[0])
-        left = max(0.0, end - time.monotonic())
-        found.extend(run_tunings(special, targets, seconds=left, progress=progress, recipes=kernels))
+        special, seconds = problems_of([LANGUAGE_MODEL], (), targets[0]), budget * LANGUAGE_MODEL_SHARE
+        found.extend(run_tunings(special, targets, seconds=seconds, progress=progress, recipes=kernels))
+    found.extend(run_tunings(problems, targets, seconds=max(0.0, end - time.monotonic()), progress=progress))
     return problems, tuple(found)
 
 

@@ -13,12 +13,15 @@ from gridstone.kernel_cache.toolchain import Call
 from gridstone.templates.source import Param, ParamKind, Source
 
 OUTPUT = "y"
+KNOWN_SIZES = 1024  # scratch sizes remembered per kernel
 Tensors = tuple[torch.Tensor, ...]
 Getter = Callable[[Tensors], int]
 
 
 def _getter(param: Param, places: dict[str, int]) -> Getter:
     """Return the function that reads an argument off (operands..., output)."""
+    if param.kind is ParamKind.THREADS:
+        return lambda _: torch.get_num_threads()
     if param.operand not in places:
         return lambda _: 0
     at = places[param.operand]
@@ -44,12 +47,7 @@ def bind(entry: Any, scratch_entry: Any | None, source: Source, spec: Spec) -> C
     kinds = {ParamKind.THREADS: ctypes.c_int64, ParamKind.ROWS: ctypes.c_int64, ParamKind.STRIDE: ctypes.c_int64}
     entry.argtypes = [kinds.get(param.kind, ctypes.c_void_p) for param in source.params]
     entry.restype = None
-    getters = [
-        (at, _getter(param, places))
-        for at, param in enumerate(source.params)
-        if param.kind not in (ParamKind.THREADS, ParamKind.SCRATCH)
-    ]
-    threads_at = next((at for at, param in enumerate(source.params) if param.kind is ParamKind.THREADS), None)
+    getters = [_getter(param, places) for param in source.params]
     scratch_at = next((at for at, param in enumerate(source.params) if param.kind is ParamKind.SCRATCH), None)
     if scratch_entry is not None:
         scratch_entry.argtypes = [ctypes.c_int64, ctypes.c_int64]
@@ -57,30 +55,28 @@ def bind(entry: Any, scratch_entry: Any | None, source: Source, spec: Spec) -> C
     columns = spec.output.static(1)
     dtype = getattr(torch, spec.output.dtype.torch)
     sizes: dict[tuple[int, int], int] = {}
+    empty, get_num_threads = torch.empty, torch.get_num_threads
 
     def call(*tensors: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         for at in matrices:
             if tensors[at].stride(-1) != 1 and tensors[at].shape[-1] > 1:
                 tensors = tuple(t.contiguous() if i == at else t for i, t in enumerate(tensors))
         rows = tensors[rows_at].shape[0]
-        y = torch.empty((rows, columns), dtype=dtype) if out is None else out
+        y = empty((rows, columns), dtype=dtype) if out is None else out
         if rows == 0:
             return y
-        threads = torch.get_num_threads()
         operands = (*tensors, y)
-        arguments = [0] * len(source.params)
-        for at, getter in getters:
-            arguments[at] = getter(operands)
-        if threads_at is not None:
-            arguments[threads_at] = threads
-        if scratch_at is not None and scratch_entry is not None:
+        arguments = [getter(operands) for getter in getters]
+        if scratch_at is not None:
+            threads = get_num_threads()
             size = sizes.get((rows, threads))
             if size is None:
+                assert scratch_entry is not None
                 size = sizes[rows, threads] = scratch_entry(rows, threads)
-                if len(sizes) > 1024:
+                if len(sizes) > KNOWN_SIZES:
                     sizes.clear()
             if size:
-                scratch = torch.empty(size, dtype=torch.uint8)
+                scratch = empty(size, dtype=torch.uint8)  # lives until the call returns
                 arguments[scratch_at] = scratch.data_ptr()
         entry(*arguments)
         return y

@@ -53,7 +53,8 @@ class LibraryToolchain:
 def panel_rows(place: Storage, element_bytes: int) -> int:
     """Return how many rows of a weight are decoded at a time, a multiple of the storage's block.
 
-    Decoding holds int32 codes and a float32 product beside the result: 12 bytes an element, all within the limit.
+    Decoding holds int32 codes beside the float32 values, then those beside the result: 8 bytes an element at most, and a
+    part of the codes at a time while they are gathered.
     """
     rows = PANEL_BYTES // (place.columns * (8 + element_bytes))
     return max(BLOCK_N, rows // BLOCK_N * BLOCK_N)

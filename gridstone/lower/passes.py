@@ -269,9 +269,7 @@ PASSES: tuple[Pass, ...] = (
 )
 
 
-def lower(
-    spec: Spec, schedule: Schedule, target: Target, watch: Callable[[str, Plan], None] | None = None
-) -> Plan:
+def lower(spec: Spec, schedule: Schedule, target: Target, watch: Callable[[str, Plan], None] | None = None) -> Plan:
     """Take every decision that the schedule's recipe needs.
 
     Args:

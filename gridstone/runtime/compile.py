@@ -131,5 +131,3 @@ def compile(
     if fn_or_module is None:
         return functools.partial(compile, target=target, tune=tune, dynamic=dynamic, rest=rest)
     return torch.compile(fn_or_module, backend=make_backend(target, tune, rest), dynamic=dynamic)
-
-

@@ -106,7 +106,7 @@ def linear(
         x = x.to(lower)
         bias = None if bias is None else bias.to(lower)
         residual = None if residual is None else residual.to(lower)
-    return run_linear(x, w.packed, bias, residual, f"{w.key}|{name}|{numerics}")
+    return run_linear(x, w.packed, bias, residual, w.call_key(name, numerics))
 
 
 def _wants_grad(*tensors: torch.Tensor | None) -> bool:

@@ -23,9 +23,7 @@ LIBRARY = torch.library.Library("gridstone", "DEF")
 LIBRARY.define("linear(Tensor x, Tensor packed, Tensor? bias, Tensor? residual, str key) -> Tensor")
 LIBRARY.define("linear_grad(Tensor grad, Tensor packed, str key) -> Tensor")
 LIBRARY.define("dequantize(Tensor packed, str key, bool transposed, str dtype) -> Tensor")
-LIBRARY.define(
-    "qlinear(Tensor x, Tensor w, Tensor? bias, Tensor? residual, str activation, str numerics) -> Tensor"
-)
+LIBRARY.define("qlinear(Tensor x, Tensor w, Tensor? bias, Tensor? residual, str activation, str numerics) -> Tensor")
 
 Maybe = torch.Tensor | None
 

@@ -192,5 +192,3 @@ def _decode_leftover(module: torch.fx.GraphModule, weight: torch.fx.Node, tensor
     decoded.meta["val"] = None
     for user in others:
         user.replace_input_with(weight, decoded)
-
-

@@ -46,6 +46,7 @@ class QuantTensor(torch.Tensor):
     k: int
     transposed: bool
     key: str
+    calls: dict[tuple[str, str], str]
 
     @staticmethod
     def __new__(
@@ -65,6 +66,7 @@ class QuantTensor(torch.Tensor):
         self.packed, self.format, self.storage_name = packed, format, storage_name
         self.n, self.k, self.transposed = n, k, transposed
         self.key = f"{format}@{storage_name}({n},{k})"
+        self.calls = {}
         return self
 
     def __tensor_flatten__(self) -> tuple[list[str], tuple[Any, ...]]:
@@ -85,6 +87,13 @@ class QuantTensor(torch.Tensor):
         return f"QuantTensor({self.format}, shape={tuple(self.shape)}, dtype={self.dtype}, {size} {self.storage_name})"
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
+
+    def call_key(self, activation: str, numerics: str) -> str:
+        """Return the key of a `gridstone::linear` call on this weight, made once."""
+        key = self.calls.get((activation, numerics))
+        if key is None:
+            key = self.calls[activation, numerics] = f"{self.key}|{activation}|{numerics}"
+        return key
 
     @property
     def place(self) -> Storage:
@@ -137,11 +146,11 @@ def _linear(x: torch.Tensor, w: QuantTensor, bias: torch.Tensor | None = None) -
         raise FormatError(
             f"x of {tuple(x.shape)} cannot be multiplied with a weight of K={w.k}", "check the last extent"
         )
-    return torch.ops.gridstone.linear(x, w.packed, bias, None, f"{w.key}||exact")
+    return torch.ops.gridstone.linear(x, w.packed, bias, None, w.call_key("", "exact"))
 
 
 def _times_stored(g: torch.Tensor, w: QuantTensor) -> torch.Tensor:
-    return torch.ops.gridstone.linear_grad(g, w.packed, f"{w.key}||exact")
+    return torch.ops.gridstone.linear_grad(g, w.packed, w.call_key("", "exact"))
 
 
 def _qlinear(
@@ -157,7 +166,7 @@ def _qlinear(
         raise FormatError("the weight of gridstone::qlinear is not quantised", "quantise it with gridstone.quantize")
     if w.transposed:
         raise FormatError("gridstone::qlinear takes a weight of (N, K), not its transpose", "pass w.t()")
-    return torch.ops.gridstone.linear(x, w.packed, bias, residual, f"{w.key}|{activation}|{numerics}")
+    return torch.ops.gridstone.linear(x, w.packed, bias, residual, w.call_key(activation, numerics))
 
 
 def _mm(func: Any, a: Any, b: Any) -> torch.Tensor:
@@ -248,4 +257,3 @@ _HANDLERS: dict[Any, Handler] = {
     aten.equal.default: _equal,
     registration.QLINEAR: _qlinear,
 }
-

@@ -60,7 +60,11 @@ class Tuning:
     def __str__(self) -> str:
         found = self.tuned
         took = f"{found.winner.median * 1e6:.1f} us" if found.winner.samples else "not measured"
-        how = "reused a record" if found.reused else f"{found.measured} tried in {found.seconds:.1f} s, {found.stop.value}"
+        how = (
+            "reused a record"
+            if found.reused
+            else f"{found.measured} tried in {found.seconds:.1f} s, {found.stop.value}"
+        )
         beside = f", library {found.library_seconds * 1e6:.1f} us" if found.library_seconds else ""
         return f"{print_spec(self.spec)}\n    {found.winner.recipe} {found.winner.schedule}: {took}{beside} ({how})"
 
@@ -232,9 +236,7 @@ def tune(
         problems = problems_of(fn_or_specs, wanted, targets[0])
     number = threads or torch.get_num_threads()
     return Tunings(
-        run_tunings(
-            problems, targets, seconds=seconds, threads=number, sampler=sampler, again=again, progress=progress
-        )
+        run_tunings(problems, targets, seconds=seconds, threads=number, sampler=sampler, again=again, progress=progress)
     )
 
 

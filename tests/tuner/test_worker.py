@@ -118,16 +118,6 @@ class TestMeasurer:
         measurer.screen(knobs(8, 2), 2, 60.0)
         assert measurer.pid == before
 
-    def test_closing_leaves_no_process_and_no_pipe(self, root):
-        opened = len(os.listdir("/proc/self/fd"))
-        one = SubprocessMeasurer()
-        one.open(Problem(planted.SPEC, ("lane16",), 1, (1, 2), Store(root, 1 << 30)))
-        pid = one.pid
-        one.close()
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
-        assert len(os.listdir("/proc/self/fd")) == opened
-
     def test_a_worker_that_cannot_start_is_nobody_s_fault(self, root):
         one = SubprocessMeasurer("no_such_module:plants")
         one.open(Problem(planted.SPEC, ("lane16",), 1, (1, 2), Store(root, 1 << 30)))
@@ -135,15 +125,19 @@ class TestMeasurer:
             one.settle()
         assert type(caught.value) is GridstoneError
 
-    def test_plants_are_not_the_default(self, root):
+    def test_a_worker_without_plants_has_none_and_closing_leaves_nothing(self, root):
         """Without being told to, a worker knows the registry's recipes only."""
+        opened = len(os.listdir("/proc/self/fd"))
         one = SubprocessMeasurer()
         one.open(Problem(planted.SPEC, ("lane16",), 1, (1, 2), Store(root, 1 << 30)))
-        try:
-            with pytest.raises(GridstoneError, match="unknown recipe"):
-                one.screen(knobs(8, 2), 2, 60.0)
-        finally:
-            one.close()
+        pid = one.pid
+        with pytest.raises(GridstoneError, match="unknown recipe"):
+            one.screen(knobs(8, 2), 2, 60.0)
+        assert one.pid == pid  # nothing ran, so it is trusted still
+        one.close()
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+        assert len(os.listdir("/proc/self/fd")) == opened
 
 
 def _is_running(pid):
@@ -154,8 +148,7 @@ def _is_running(pid):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
-@pytest.mark.parametrize("busy", [True, False])
-def test_the_worker_dies_with_its_parent(busy, root):
+def test_a_busy_worker_dies_with_its_parent(root):
     program = textwrap.dedent(f"""
         import os, signal, threading, time
         import tuner_plants as planted
@@ -168,10 +161,9 @@ def test_the_worker_dies_with_its_parent(busy, root):
         one.open(Problem(planted.SPEC, ("lane16",), 1, (1, 2), Store(Path({str(root)!r}), 1 << 30)))
         one.settle()
         print(one.pid, flush=True)
-        if {busy}:
-            loop = Candidate(planted.FAULTY, planted.Fault("loop"), host_target())
-            threading.Thread(target=one.screen, args=(loop, 1, 100.0), daemon=True).start()
-            time.sleep(1.0)
+        loop = Candidate(planted.FAULTY, planted.Fault("loop"), host_target())
+        threading.Thread(target=one.screen, args=(loop, 1, 100.0), daemon=True).start()
+        time.sleep(1.0)
         os.kill(os.getpid(), signal.SIGKILL)
     """)
     path = os.pathsep.join([str(Path(planted.__file__).parent), str(Path(__file__).parents[2])])
