@@ -45,7 +45,8 @@ def bare(x: torch.Tensor, packed: torch.Tensor, y: torch.Tensor) -> Callable[[],
     scratch = torch.empty(max(1, size(x.shape[0], 1)), dtype=torch.uint8)
     integer, pointer = ctypes.c_int64, ctypes.c_void_p
     arguments = (
-        pointer(x.data_ptr()), integer(x.stride(0)), pointer(packed.data_ptr()), pointer(None), pointer(None), integer(0),
+        pointer(x.data_ptr()), integer(x.stride(0)), pointer(packed.data_ptr()), pointer(None), pointer(None),
+        integer(0),
         pointer(y.data_ptr()), integer(y.stride(0)), integer(x.shape[0]), integer(1), pointer(scratch.data_ptr()),
     )  # fmt: skip
     entry.restype = None

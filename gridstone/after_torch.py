@@ -17,14 +17,17 @@ from types import ModuleType
 TENSORS = "gridstone.runtime.tensors"
 
 
-def rebuild(*arguments: object) -> object:
-    """Return the QuantTensor that was pickled as its constructor's arguments; imports the class by then."""
-    return importlib.import_module(TENSORS).QuantTensor(*arguments)
+def rebuild_quant_tensor(parameter: bool, *arguments: object) -> object:
+    """Return the QuantTensor that was pickled as its constructor's arguments, as a parameter if it was one.
+
+    The name is part of saved files. The class is imported only now.
+    """
+    tensor = importlib.import_module(TENSORS).QuantTensor(*arguments)
+    return importlib.import_module("torch.nn").Parameter(tensor, requires_grad=False) if parameter else tensor
 
 
 def _allow() -> None:
-    serialization = importlib.import_module("torch.serialization")
-    serialization.add_safe_globals([(rebuild, f"{TENSORS}.QuantTensor")])
+    importlib.import_module("torch.serialization").add_safe_globals([rebuild_quant_tensor])
 
 
 class _Loader(importlib.abc.Loader):

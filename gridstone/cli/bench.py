@@ -19,13 +19,13 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time default, tuned and library kernels in turn, on weights that rotate beyond the caches."""
-    from gridstone.cli import layers  # noqa: PLC0415  torch
-    from gridstone.cli.showcase_tables import put_layers  # noqa: PLC0415
-    from gridstone.runtime.tune import problems_of, targets_named  # noqa: PLC0415
+    from gridstone.cli import layers  # torch
+    from gridstone.cli.showcase_tables import put_layers
+    from gridstone.runtime.tune import bound, targets_named
 
     on = targets_named(target)[0]
     found: list[layers.LayerTimes] = []
-    for problem in problems_of([spec], parse_rows(m), on):
+    for problem in bound([spec], parse_rows(m), on):
         say(f"measuring {problem.input('x')} for {seconds:g} s")
         found.append(layers.measure_layer(problem, target=on, threads=threads or None, seconds=seconds))
     if as_json:

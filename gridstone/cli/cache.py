@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from gridstone.cli.console import Json as JsonValue
 from gridstone.cli.console import microseconds, put, put_json, put_table
 from gridstone.cli.options import Json, RecipeName, ScheduleText, SpecText, TargetName
 
@@ -30,7 +31,7 @@ def root(context: typer.Context) -> None:
 @app.command()
 def info(as_json: Json = False) -> None:
     """Print where the cache lies and how much it holds."""
-    from gridstone.kernel_cache.make import default_book, default_store  # noqa: PLC0415  torch
+    from gridstone.kernel_cache.make import default_book, default_store  # torch
 
     store, records = default_store(), list(default_book().all())
     usage = store.usage()
@@ -56,7 +57,7 @@ def info(as_json: Json = False) -> None:
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """List artefacts, most recently used first, and the winners among the tuning records."""
-    from gridstone.kernel_cache.make import default_book, default_store  # noqa: PLC0415  torch
+    from gridstone.kernel_cache.make import default_book, default_store  # torch
 
     artefacts = [
         (entry.key.digest[:12], fields.get("target", ""), entry.size, _header(fields.get("text", ""), "spec"),
@@ -67,12 +68,8 @@ def list_(as_json: Json = False) -> None:
     winners = [record for record in default_book().all() if record.status == "winner"]
     if as_json:
         names = ("key", "target", "bytes", "spec", "schedule")
-        put_json(
-            {
-                "artefacts": [dict(zip(names, row, strict=True)) for row in artefacts],
-                "winners": [_plain(record) for record in winners],
-            }
-        )
+        listed: list[JsonValue] = [dict(zip(names, row, strict=True)) for row in artefacts]
+        put_json({"artefacts": listed, "winners": [_plain(record) for record in winners]})
         return
     shown = [(key, target, str(size), spec, schedule) for key, target, size, spec, schedule in artefacts]
     put_table(f"{len(shown)} artefacts", ("key", "target", ">bytes", "spec", "schedule"), shown)
@@ -86,7 +83,7 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def verify(as_json: Json = False) -> None:
     """Check every artefact against its hash; exit 1 when something is damaged. Changes nothing."""
-    from gridstone.kernel_cache.make import default_store  # noqa: PLC0415  torch
+    from gridstone.kernel_cache.make import default_store  # torch
 
     problems = default_store().verify()
     if as_json:
@@ -100,7 +97,7 @@ def verify(as_json: Json = False) -> None:
 @app.command()
 def prune(as_json: Json = False) -> None:
     """Remove leftovers, then the least recently used artefacts until the limit is kept."""
-    from gridstone.kernel_cache.make import default_store  # noqa: PLC0415  torch
+    from gridstone.kernel_cache.make import default_store  # torch
 
     freed = default_store().prune()
     if as_json:
@@ -112,7 +109,7 @@ def prune(as_json: Json = False) -> None:
 @app.command()
 def clear(as_json: Json = False) -> None:
     """Remove all artefacts. Tuning records stay: they are small, and cost hours to find again."""
-    from gridstone.kernel_cache.make import default_store  # noqa: PLC0415  torch
+    from gridstone.kernel_cache.make import default_store  # torch
 
     store = default_store()
     gone = store.clear()
@@ -131,8 +128,8 @@ def explain_miss(
     as_json: Json = False,
 ) -> None:
     """Say why a kernel is not in the cache: the first field that differs from the nearest kept artefact."""
-    from gridstone.cli.emit import emitted_for  # noqa: PLC0415
-    from gridstone.kernel_cache.make import artefact_key, default_store  # noqa: PLC0415  torch
+    from gridstone.cli.emit import emitted_for
+    from gridstone.kernel_cache.make import artefact_key, default_store  # torch
 
     emitted = emitted_for(spec, target, schedule, recipe)
     key = artefact_key(emitted.source, emitted.target)
@@ -149,7 +146,7 @@ def _header(text: str, name: str) -> str:
     return found[1] if found else ""
 
 
-def _plain(record: Record) -> dict[str, str | int | float]:
+def _plain(record: Record) -> dict[str, JsonValue]:
     return {
         "spec": record.spec, "target": record.target, "recipe": record.recipe, "schedule": record.schedule,
         "median_seconds": record.median, "threads": record.environment.threads, "device": record.environment.device,

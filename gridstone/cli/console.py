@@ -36,9 +36,9 @@ def put_json(value: Json) -> None:
 
 def put_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> None:
     """Print a table on stdout; a column whose name starts with `>` is aligned to the right."""
-    from rich.console import Console  # noqa: PLC0415  150 ms that `--help` and `emit` do without
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.console import Console  # 150 ms that `--help` and `emit` do without
+    from rich.table import Table
+    from rich.text import Text
 
     console = Console() if sys.stdout.isatty() else Console(width=WIDE)
     table = Table()
@@ -56,8 +56,8 @@ def put_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]],
 @contextmanager
 def tuning_progress() -> Iterator[Listener]:
     """Show a bar on stderr while tuning; yields what `gridstone.tune` takes as its `progress`."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import (  # noqa: PLC0415
+    from rich.console import Console
+    from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,

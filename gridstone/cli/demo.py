@@ -28,8 +28,8 @@ def demo(
 ) -> None:
     """Quantise, tune and run all-MiniLM-L6-v2 on this CPU, and print what that gained."""
     texts = read_sentences(sentences)
-    from gridstone.cli import showcase, showcase_tables  # noqa: PLC0415  torch
-    from gridstone.runtime.tune import parse_budget  # noqa: PLC0415
+    from gridstone.cli import showcase, showcase_tables  # torch
+    from gridstone.runtime.tune import parse_budget
 
     seconds = parse_budget(budget)
     with tuning_progress() as progress:

@@ -10,7 +10,7 @@ from gridstone.cli.options import Json
 
 def doctor(as_json: Json = False) -> None:
     """Say what this machine can build, run and measure; exit 0 when kernels can be built and run."""
-    from gridstone.cli.machine import examine  # noqa: PLC0415  torch, where it is installed
+    from gridstone.cli.machine import examine  # torch, where it is installed
 
     findings = examine()
     works = all(finding.fine for finding in findings if finding.needed)

@@ -122,7 +122,7 @@ def choose_recipe(spec: Spec, target: Target, name: str, schedule: str) -> Recip
 
 def _built(emitted: Emitted) -> tuple[int, float]:
     """Compile apart from the cache; return the artefact's bytes and the seconds that it took."""
-    from gridstone.kernel_cache.make import TOOLCHAINS  # noqa: PLC0415  torch
+    from gridstone.kernel_cache.make import TOOLCHAINS  # torch
 
     chain = TOOLCHAINS[emitted.source.language]
     missing = chain.missing()

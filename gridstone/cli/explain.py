@@ -35,18 +35,16 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Explain a function or module: what is matched, what runs as in PyTorch and why."""
-    from gridstone.ir.text import print_spec  # noqa: PLC0415
-    from gridstone.runtime.explain import explain as explain_program  # noqa: PLC0415  torch
+    from gridstone.ir.text import print_spec
+    from gridstone.runtime.explain import explain as explain_program  # torch
 
     home, name = load(program)
     fn = found_in(home, name)
     if isinstance(fn, type):
         fn = fn()
     arguments = [random_input(text) for text in shape] if shape else _example_inputs(home, inputs)
-    if isinstance(arguments, dict):
-        explanation = explain_program(fn, **arguments)
-    else:
-        explanation = explain_program(fn, *arguments)
+    positional, named = ((), arguments) if isinstance(arguments, dict) else (arguments, {})
+    explanation = explain_program(fn, *positional, **named)
     texts = [source.text for source in explanation.sources]
     if as_json:
         put_json(
@@ -112,7 +110,7 @@ def _example_inputs(module: ModuleType, name: str) -> Any:
     if not hasattr(module, name):
         remedy = "define it to return the arguments (a tuple, a dict or one tensor), or give --shape 16x384"
         raise GridstoneError(f"{module.__name__} has no {name}()", remedy)
-    import torch  # noqa: PLC0415
+    import torch
 
     given = getattr(module, name)()
     return given if isinstance(given, (tuple, list, dict)) and not isinstance(given, torch.Tensor) else (given,)
@@ -120,9 +118,9 @@ def _example_inputs(module: ModuleType, name: str) -> Any:
 
 def random_input(text: str) -> torch.Tensor:
     """Return a random tensor of `16x384`, float32, or of `16x384:bf16`; GridstoneError when the text is neither."""
-    import torch  # noqa: PLC0415
+    import torch
 
-    from gridstone.ir.dtype import dtype  # noqa: PLC0415
+    from gridstone.ir.dtype import dtype
 
     extents, _, kind = text.partition(":")
     if not re.fullmatch(r"\d+([x,]\d+)*", extents):

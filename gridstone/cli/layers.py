@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -22,7 +22,7 @@ from gridstone.ir.spec import NumericsClass, Operand, Spec, make_spec
 from gridstone.ir.storage import Storage, moves, storage
 from gridstone.ir.tensor import TensorType
 from gridstone.ir.text import print_spec
-from gridstone.kernel_cache.host import LIBRARY, host_target
+from gridstone.kernel_cache.host import host_target
 from gridstone.kernel_cache.make import make_kernel
 from gridstone.kernel_cache.records import Record
 from gridstone.kernel_cache.toolchain import Call
@@ -30,6 +30,7 @@ from gridstone.kernel_cache.toolchain_library import library_call
 from gridstone.lower.schedule import Schedule, parse_schedule, print_schedule
 from gridstone.lower.target import Target, parse_target
 from gridstone.runtime.dispatch import tuned_record
+from gridstone.runtime.tune import looked_up
 from gridstone.templates.recipe import Recipe
 from gridstone.templates.registry import default_recipe, recipe_named
 from gridstone.tuner.limits import Limits, measure_limits
@@ -198,7 +199,7 @@ def measure_layer(
     """Time every contestant of a layer in turn.
 
     Args:
-        spec: Static; its M is a bucket's value where a tuned record is to be found.
+        spec: Static; the tuned record is that of its M's bucket.
         target: What the default is emitted for; this machine's when omitted.
         threads: Torch's own number when omitted; a record of another number is not used.
         seconds: After this long no round begins, though there are a few rounds in any case.
@@ -210,7 +211,7 @@ def measure_layer(
     torch.set_num_threads(number)
     try:
         with torch.inference_mode():
-            record = tuned_record(resolved, number)
+            record = tuned_record(looked_up(resolved), number)
             entrants, rotated = entrants_of(resolved, on, record, number, at_least)
             samples, floors = _rounds(entrants, _floor(resolved, number), seconds)
     finally:

@@ -91,7 +91,7 @@ def _version(name: str) -> str:
 def _compiler() -> Iterator[Finding]:
     remedy = "install g++ or clang++ (apt install g++, dnf install gcc-c++), or set GRIDSTONE_CXX"
     try:
-        from gridstone.kernel_cache.toolchain_cpp import CppToolchain  # noqa: PLC0415  torch
+        from gridstone.kernel_cache.toolchain_cpp import CppToolchain  # torch
     except ImportError as error:
         yield Finding("compiler", f"not looked for: {error}", False, True, "pip install torch")
         return
@@ -117,11 +117,11 @@ def _compiler() -> Iterator[Finding]:
 
 def _tiny_kernel() -> str:
     """Build, run and check a kernel in a store of its own."""
-    import time  # noqa: PLC0415
+    import time
 
-    from gridstone.kernel_cache.make import make_kernel  # noqa: PLC0415  torch
-    from gridstone.kernel_cache.store import Store  # noqa: PLC0415
-    from gridstone.proof.check import check  # noqa: PLC0415
+    from gridstone.kernel_cache.make import make_kernel  # torch
+    from gridstone.kernel_cache.store import Store
+    from gridstone.proof.check import check
 
     target = host_target()
     spec = parse_spec(TINY).with_storage(target.storage)

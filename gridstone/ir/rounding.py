@@ -76,9 +76,10 @@ def contraction(x: Values, w: Values, x_error: Values, x_unit: float, w_unit: fl
         walk += (x[:, part] ** 2) @ (w[:, part] ** 2).T
         total += np.abs(x[:, part]) @ np.abs(w[:, part]).T
     unit = f32.unit_roundoff
-    operands = (x_error**2) @ (w**2).T + w_unit**2 * walk
+    operands, worst = w_unit**2 * walk, w_unit * total
+    if x_error.any():
+        operands, worst = operands + (x_error**2) @ (w**2).T, worst + x_error @ np.abs(w).T
     correlated = (x_unit + w_unit) * np.abs(y)
-    worst = x_error @ np.abs(w).T + w_unit * total
     underflow = terms * SMALLEST_NORMAL * max(1.0, finite_max(x), finite_max(w))
     rounded = np.minimum(worst, DEVIATIONS * (np.sqrt(operands) + correlated))
     typical_sum = np.sqrt(terms) * unit * np.minimum(total, 2 * (np.sqrt(walk) + peak))
@@ -104,5 +105,5 @@ def tolerance(spec: Spec, y: Values, bounds: Bounds, operands: Mapping[str, Valu
 
 def finite_max(values: Values) -> float:
     """Return the largest finite magnitude, 0 when there is none."""
-    finite = values[np.isfinite(values)]
-    return float(np.abs(finite).max()) if finite.size else 0.0
+    size = np.abs(values)
+    return float(np.max(size, where=np.isfinite(size), initial=0.0))

@@ -1,6 +1,6 @@
 """The library "toolchain": the torch call that an op replaces. Nothing is emitted; it is always a candidate.
 
-A quantised weight is decoded in panels of at most 64 MiB, which are multiplied as they come.
+A quantised weight is decoded in panels, which are multiplied as they come: 64 MiB at most, besides weights and activations.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from gridstone.kernel_cache.toolchain import Call
 from gridstone.lower.target import Language, Target
 from gridstone.templates.source import Source
 
-PANEL_BYTES = 64 << 20
+# Working set of one panel. A product may hold a second, re-ordered copy of its weight: half of 64 MiB leaves room for it.
+PANEL_BYTES = 32 << 20
 ACTIVATIONS = {
     "relu": F.relu,
     "silu": F.silu,

@@ -27,7 +27,6 @@ from gridstone.runtime.linear_key import LinearKey, our_dtype, parse_key, spec_o
 from gridstone.templates.recipe import Recipe
 from gridstone.templates.registry import default_recipe, recipe_named, refusals
 from gridstone.templates.render import recipe_hash
-from gridstone.tuner.job import tune
 
 log = logging.getLogger("gridstone")
 TUNE_NOW_SECONDS = 20.0
@@ -174,6 +173,8 @@ class Dispatcher:
     def _load(self, spec: Spec, target: Target, key: LinearKey, threads: int) -> Chosen:
         record = None
         if key.tune == "now" and target != LIBRARY:
+            from gridstone.tuner.job import tune  # noqa: PLC0415  brings Optuna, which only this policy needs
+
             record = tune(spec, (target, LIBRARY), budget_seconds=TUNE_NOW_SECONDS, threads=threads).winner
         elif key.tune == "cached":
             record = tuned_record(spec, threads, key.target)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from gridstone.after_torch import rebuild_quant_tensor
 from gridstone.ir.errors import FormatError
 from gridstone.ir.format import Quantized, parse_format
 from gridstone.ir.storage import Storage, pack, storage, unpack
@@ -59,6 +60,7 @@ class QuantTensor(torch.Tensor):
         dtype: torch.dtype,
         transposed: bool = False,
     ) -> QuantTensor:
+        """Wrap a packed buffer, without a copy."""
         shape = (k, n) if transposed else (n, k)
         self = torch.Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
             cls, shape, dtype=dtype, device=packed.device, requires_grad=False
@@ -80,7 +82,7 @@ class QuantTensor(torch.Tensor):
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
         _, context = self.__tensor_flatten__()
-        return QuantTensor, (self.packed, *context)
+        return rebuild_quant_tensor, (isinstance(self, torch.nn.Parameter), self.packed, *context)
 
     def __repr__(self, *, tensor_contents: object = None) -> str:
         size = f"{self.packed.numel()} bytes"

@@ -117,28 +117,45 @@ def targets_named(name: str) -> tuple[Target, ...]:
     return (target,)
 
 
-def problems_of(specs: Iterable[str | Spec], rows: Sequence[int], target: Target) -> tuple[Spec, ...]:
-    """Return the distinct static problems of specs, as the dispatcher looks them up: M bucketed, storages resolved.
+def bound(specs: Iterable[str | Spec], rows: Sequence[int], target: Target) -> tuple[Spec, ...]:
+    """Return static specs with storages resolved: each spec whose M is symbolic, at each number of rows.
 
     Args:
         specs: Texts or specs.
-        rows: Values of M for the specs in which it is symbolic.
+        rows: Values of M.
         target: Gives the storage of quantised weights.
 
     Raises:
-        SpecError: M is symbolic and no rows are given.
+        SpecError: M is symbolic and no rows are given, or rows are given and it is static everywhere.
     """
-    found: dict[str, Spec] = {}
+    found: list[Spec] = []
+    symbolic = False
     for given in specs:
         spec = (parse_spec(given) if isinstance(given, str) else given).with_storage(target.storage)
-        if spec.dims and not rows:
-            raise SpecError(f"{ROWS} is symbolic in {print_spec(spec)}", "say for which rows to tune, such as 1,16,256")
-        first = spec.inputs[0].type.shape[0]
-        for count in rows if spec.dims else [first if isinstance(first, int) else 1]:
-            # A static M is tuned as its bucket, which is what a call with that many rows looks up.
-            one = problem(generalize(spec), count)
-            found[print_spec(one)] = one
+        names = [dim.name for dim in spec.dims]
+        if any(name != ROWS for name in names):
+            raise SpecError(f"only {ROWS} may be symbolic in {print_spec(spec)}", f"write {ROWS}, or numbers")
+        if names and not rows:
+            raise SpecError(f"{ROWS} is symbolic in {print_spec(spec)}", "say for which rows, such as 1,16,256")
+        symbolic = symbolic or bool(names)
+        found.extend([spec.bind(**{ROWS: count}) for count in rows] if names else [spec])
+    if rows and found and not symbolic:
+        raise SpecError(f"rows {list(rows)} for {print_spec(found[0])}, which has its own", f"write {ROWS} in their place")
+    return tuple(found)
+
+
+def problems_of(specs: Iterable[str | Spec], rows: Sequence[int], target: Target) -> tuple[Spec, ...]:
+    """Return the distinct problems of specs as calls look them up: M is its bucket's value. Arguments as of `bound`."""
+    found: dict[str, Spec] = {}
+    for spec in bound(specs, rows, target):
+        one = looked_up(spec)
+        found[print_spec(one)] = one
     return tuple(found.values())
+
+
+def looked_up(spec: Spec) -> Spec:
+    """Return the problem whose record serves a static spec."""
+    return problem(generalize(spec), spec.inputs[0].type.static(0))
 
 
 def run_tunings(
@@ -152,7 +169,9 @@ def run_tunings(
     progress: Listener | None = None,
     recipes: Sequence[Recipe[Schedule]] = RECIPES,
 ) -> Iterator[Tuning]:
-    """Tune problems one after the other, yielding each result as it comes; what one leaves of its share, the others get.
+    """Tune problems one after the other, yielding each result as it comes.
+
+    They share the time equally; what one leaves of its share, the others get.
 
     Args:
         problems: Static.
@@ -199,7 +218,7 @@ def tune(
     """Tune every distinct problem of a program, or of some specs, and record the winners for every later call.
 
     Args:
-        fn_or_specs: A function or module, which is captured on `args` and `kwargs`; or a spec or several, as text or values.
+        fn_or_specs: A function or module, which is captured on `args` and `kwargs`; or specs, one or several.
         args, kwargs: Example inputs of the function.
         target: `auto`, or the target to tune for.
         budget: Time for all of it: seconds, or text such as `60s` or `2m`.

@@ -28,7 +28,6 @@ EXPECTED = {
     "abort": "was killed by SIGABRT",
     "segfault": "was killed by SIGSEGV",
     "loop": "no answer within",
-    "exit": "ended with status 0",
     "wrong": "times its bound",
     "nan": "differ in being NaN",
     "outside": "after the output were overwritten",
