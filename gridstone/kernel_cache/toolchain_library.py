@@ -1,6 +1,6 @@
 """The library "toolchain": the torch call that an op replaces. Nothing is emitted; it is always a candidate.
 
-A quantised weight is decoded in panels, which are multiplied as they come: 64 MiB at most, besides weights and activations.
+A quantised weight is decoded in panels, which are multiplied as they come: 64 MiB at most beside the call's tensors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gridstone.kernel_cache.toolchain import Call
 from gridstone.lower.target import Language, Target
 from gridstone.templates.source import Source
 
-# Working set of one panel. A product may hold a second, re-ordered copy of its weight: half of 64 MiB leaves room for it.
+# Working set of one panel. A product may hold a second, re-ordered copy of its weight: half of 64 MiB leaves room.
 PANEL_BYTES = 32 << 20
 ACTIVATIONS = {
     "relu": F.relu,
@@ -54,8 +54,8 @@ class LibraryToolchain:
 def panel_rows(place: Storage, element_bytes: int) -> int:
     """Return how many rows of a weight are decoded at a time, a multiple of the storage's block.
 
-    Decoding holds int32 codes beside the float32 values, then those beside the result: 8 bytes an element at most, and a
-    part of the codes at a time while they are gathered.
+    Decoding holds int32 codes beside the float32 values, then those beside the result: 8 bytes an element at most, and
+    a part of the codes at a time while they are gathered.
     """
     rows = PANEL_BYTES // (place.columns * (8 + element_bytes))
     return max(BLOCK_N, rows // BLOCK_N * BLOCK_N)

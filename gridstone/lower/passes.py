@@ -222,7 +222,7 @@ def finish(plan: Plan, schedule: CpuGemm) -> Finish:
             case Bias() | Residual():
                 steps.append(f"a + {step.operand}")
             case Scale(factor):
-                steps.append(f"a * {factor!r}f" if "." in repr(factor) else f"a * {factor!r}")
+                steps.append(f"a * {float(factor)!r}f")  # 1e+20 too: without the f it is a double
             case Activation(name):
                 steps.append(f"{name}(a)")
             case Cast():

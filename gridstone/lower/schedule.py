@@ -63,7 +63,10 @@ class SearchSpace(Generic[S]):
     default: Callable[[Spec, Target], S]
 
     def violated(self, schedule: S, spec: Spec, target: Target) -> str | None:
-        """Return the name of the first constraint that does not hold, or None."""
+        """Return the name of the first constraint that does not hold, or None; a value must be one of its field's."""
+        for choice in self.fields:
+            if getattr(schedule, choice.field) not in choice.values:
+                return f"{choice.field} is one of {', '.join(_text(value) for value in choice.values)}"
         for constraint in self.require:
             if not constraint.holds(schedule, spec, target):
                 return constraint.name
@@ -101,9 +104,12 @@ class SearchSpace(Generic[S]):
 
 def print_schedule(schedule: Schedule) -> str:
     """Return the text form, such as `direct(m_r=6,n_r=4)`, which `parse_schedule` reads."""
-    name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(schedule).__name__).lower()
     fields = ",".join(f"{f.name}={_text(getattr(schedule, f.name))}" for f in dataclasses.fields(schedule))
-    return f"{name}({fields})"
+    return f"{_name(type(schedule))}({fields})"
+
+
+def _name(kind: type[Schedule]) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
 
 
 def _text(value: Value) -> str:
@@ -114,14 +120,15 @@ def parse_schedule(text: str, kind: type[S], default: S) -> S:
     """Parse the text form of a schedule of a known class; omitted fields come from `default`.
 
     Raises:
-        ScheduleError: Malformed text, unknown field, or a value of the wrong type.
+        ScheduleError: Malformed text, another class's name, unknown field, or a value of the wrong type.
     """
-    found = re.fullmatch(r"\s*[a-z_0-9]+\s*\((.*)\)\s*", text)
-    if found is None:
-        raise ScheduleError(f"malformed schedule {text!r}", f"write for example {print_schedule(default)}")
+    found = re.fullmatch(r"\s*([a-z_0-9]+)\s*\((.*)\)\s*", text)
+    if found is None or found[1] != _name(kind):
+        problem = "malformed schedule" if found is None else f"not a schedule of {_name(kind)}:"
+        raise ScheduleError(f"{problem} {text!r}", f"write for example {print_schedule(default)}")
     known = {f.name: getattr(default, f.name) for f in dataclasses.fields(kind)}
     chosen: dict[str, Value] = {}
-    for item in filter(None, (part.strip() for part in found[1].split(","))):
+    for item in filter(None, (part.strip() for part in found[2].split(","))):
         name, _, value = (part.strip() for part in item.partition("="))
         if name not in known:
             raise ScheduleError(f"unknown field {name!r} of {text!r}", nearest(name, known))

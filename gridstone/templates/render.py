@@ -15,6 +15,7 @@ import jinja2
 from jinja2 import meta, nodes
 
 from gridstone.ir.errors import TemplateError
+from gridstone.ir.storage import storage
 from gridstone.ir.text import print_spec
 from gridstone.lower.decisions import Decision
 from gridstone.lower.plan import Plan
@@ -96,10 +97,27 @@ def _header(origin: Origin, plan: Plan, comment: str) -> str:
         f"schedule  {origin.schedule}",
         f"target    {origin.target}",
         f"recipe    {origin.recipe}, template {origin.recipe_hash}",
-        *(f"storage   {o.name}: {o.type.storage}" for o in plan.spec.inputs if o.type.format is not None),
+        f"flags     {' '.join(plan.target.flags) or 'none beyond the toolchain'}",
+        *_layouts(plan),
         f"repro     gridstone emit '{origin.spec}' --target {origin.target} --schedule '{origin.schedule}'",
     ]
     return "\n".join(f"{comment} {line}" for line in lines)
+
+
+def _layouts(plan: Plan) -> list[str]:
+    """Return where the bits of every stored operand lie, as maps to bit addresses."""
+    lines: list[str] = []
+    for operand in plan.spec.inputs:
+        kind = operand.type
+        if kind.format is None:
+            continue
+        place = storage(kind.storage, kind.format, kind.static(0), kind.static(1))
+        lines.append(f"storage   {operand.name}: {place.name}, {place.bytes} bytes; maps to bits:")
+        parts = [("codes (n,k)", field) for field in place.codes]
+        parts += [("scales (n,group)", place.scales)]
+        parts += [("zeros (n,group)", place.zeros)] if place.zeros is not None else []
+        lines.extend(f"            {what} -> {field.base} + {field.layout}" for what, field in parts)
+    return lines
 
 
 def recipe_hash(recipe: Recipe[Schedule]) -> str:

@@ -43,3 +43,4 @@ INLINE vf gelu_tanh(vf x) {  // x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 
   const vf minus_2u = x * fma(x * x, splat(-7.135481283e-02f), splat(-1.595769122f));
   return x / (1.f + exp(minus_2u));
 }
+

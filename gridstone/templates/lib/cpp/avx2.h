@@ -4,3 +4,4 @@ constexpr int VEC_REGISTERS = 16;
 //% include "lib/cpp/base.h"
 
 //% include "lib/cpp/fp32.h"
+

@@ -30,3 +30,4 @@ template <> struct Decoder<4, true> {  // codes as fp32, then the exact subtract
     return __builtin_shuffle(table, (vi)(word >> 4 * p)) - z;
   }
 };
+

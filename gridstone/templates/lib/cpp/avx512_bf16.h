@@ -94,3 +94,4 @@ template <bool ZERO> struct Decoder<8, ZERO> {  // through int32 -> fp32; |u - z
     return lo >> 16 | (hi & 0xffff0000u);
   }
 };
+

@@ -106,3 +106,4 @@ INLINE float widen1(const f16* p) {
   memcpy(&f, &u, 4);
   return f;
 }
+

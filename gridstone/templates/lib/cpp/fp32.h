@@ -51,3 +51,4 @@ template <> struct Decoder<4, false> {
   }
 };
 #endif
+

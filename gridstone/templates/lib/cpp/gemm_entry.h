@@ -25,3 +25,4 @@ extern "C" __attribute__((visibility("default"))) void gs_gemm(
       compute_block(a, rows, packed, block, (float*)mine, (Operand*)(mine + RESULT_BYTES));
   }
 }
+

@@ -48,3 +48,4 @@ INLINE void fetch_y(const Call& a, int64_t row, int rows, int64_t n0) {
     for (int b = 0; b < BLOCK_N * (int)sizeof(Y); b += 64)
       __builtin_prefetch((const uint8_t*)(a.y + (row + m) * a.ldy + n0) + b, 1, 3);
 }
+

@@ -1,3 +1,10 @@
+#include <omp.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace {  // several kernels live in one process: nothing of theirs may be shared by name
 
 // y[M,N] = epilogue(x[M,K] @ w[N,K]^T). The weight lies in blocks of BLOCK_N rows; a block holds its groups of GROUP_K one after the
@@ -72,3 +79,4 @@ static void pack_rows(const Call& a, Step* to, int64_t s, int64_t row, int rows)
     }
   }
 }
+

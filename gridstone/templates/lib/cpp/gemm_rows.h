@@ -28,3 +28,4 @@ INLINE int64_t packed_bytes(int64_t m) { return pages(m * SLABS * SLAB_K / K_STE
 constexpr int64_t RESULT_BYTES = (M_CHUNK + 1) * M_R * BLOCK_N * (int64_t)sizeof(float);
 constexpr int64_t PANEL_BYTES = SLAB_K / K_STEP * BLOCK_N * (int64_t)sizeof(float);
 constexpr int64_t THREAD_BYTES = ((RESULT_BYTES + PANEL_BYTES + 4095) & ~(int64_t)4095) + 4096;  // a page between two threads' scratch
+

@@ -60,3 +60,4 @@ static __attribute__((noinline)) void tile(const Step* x, Slab slab, float* c, i
 }
 
 typedef void (*Tile)(const Step*, Slab, float*, int, Operand*, int);
+
