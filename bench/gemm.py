@@ -44,7 +44,6 @@ ROWS = (1, 4, 16, 64, 256)
 ROTATE = 272 << 20  # bytes of weights that each contestant walks through
 GROUP = 128
 LINES = {1: ("read", 0.85), 4: ("read", 0.70), 16: ("dot", 0.70), 64: ("dot", 0.80), 256: ("dot", 0.80)}
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass
@@ -214,9 +213,7 @@ def main() -> None:
         inner(arguments)
         return
     rows: list[dict[str, object]] = []
-    print(
-        "share of the read bandwidth (M up to 4) or of the bf16 dot's peak (above), and times torch's faster path"
-    )
+    print("share of the read bandwidth (M up to 4) or of the bf16 dot's peak (above), and times torch's faster path")
     for threads in arguments.threads.split(","):
         cpus = " ".join(str(cpu) for cpu in range(int(threads)))
         pinned = {"OMP_NUM_THREADS": threads, "GOMP_CPU_AFFINITY": cpus, "OMP_WAIT_POLICY": "active"}

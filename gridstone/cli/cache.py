@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -55,7 +55,10 @@ def info(as_json: Json = False) -> None:
 
 
 @app.command("list")
-def list_(as_json: Json = False) -> None:
+def list_(
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Artefacts to show; 0 for all.")] = 40,
+    as_json: Json = False,
+) -> None:
     """List artefacts, most recently used first, and the winners among the tuning records."""
     from gridstone.kernel_cache.make import default_book, default_store  # torch
 
@@ -71,8 +74,10 @@ def list_(as_json: Json = False) -> None:
         listed: list[JsonValue] = [dict(zip(names, row, strict=True)) for row in artefacts]
         put_json({"artefacts": listed, "winners": [_plain(record) for record in winners]})
         return
-    shown = [(key, target, str(size), spec, schedule) for key, target, size, spec, schedule in artefacts]
-    put_table(f"{len(shown)} artefacts", ("key", "target", ">bytes", "spec", "schedule"), shown)
+    some = artefacts[: limit or None]
+    shown = [(key, target, str(size), spec, schedule) for key, target, size, spec, schedule in some]
+    head = f"{len(artefacts)} artefacts" + (f", the last {len(some)} used" if len(some) < len(artefacts) else "")
+    put_table(head, ("key", "target", ">bytes", "spec", "schedule"), shown)
     rows = [
         (r.spec, f"{r.recipe} {r.schedule}", str(r.environment.threads), microseconds(r.median), r.environment.device)
         for r in winners

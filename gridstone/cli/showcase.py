@@ -132,7 +132,7 @@ def run_showcase(
         runners.insert(1, ("torch.compile, float32", torch.compile(_copy(plain), dynamic=True)))
     paces = contest(runners, batches, PASSES_SECONDS)
     got = _embedded(compiled, batches, paces)
-    checks = _agreement(got, wanted, decoded)
+    checks = agreement(got, wanted, decoded)
     copies = witness.copies([plain])
     checks.append(Check("float copies of quantised weights", str(left + copies), "0", left + copies == 0))
     layers: list[LayerTimes] = []
@@ -198,7 +198,7 @@ def _embedded(compiled: Embedder, batches: Sequence[Batch], paces: Sequence[Pace
     return embed(compiled, batches)
 
 
-def _agreement(got: torch.Tensor, wanted: torch.Tensor, decoded: torch.Tensor) -> list[Check]:
+def agreement(got: torch.Tensor, wanted: torch.Tensor, decoded: torch.Tensor) -> list[Check]:
     """Compare embeddings: with the float32 model's, and with those of the same decoded weights in plain PyTorch."""
     finite = bool(torch.isfinite(got).all())
     cosine = torch.nn.functional.cosine_similarity(got.double(), wanted.double(), dim=1)

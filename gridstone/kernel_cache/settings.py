@@ -1,4 +1,4 @@
-"""Settings from the environment. This is the only file that reads environment variables."""
+"""Settings from the environment: the only file that reads variables of Gridstone's own."""
 
 from __future__ import annotations
 

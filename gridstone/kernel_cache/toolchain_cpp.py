@@ -16,6 +16,7 @@ import torch  # loaded before any kernel: they share the OpenMP runtime that it 
 
 from gridstone.ir.errors import BuildError, LaunchError
 from gridstone.ir.spec import Spec
+from gridstone.kernel_cache.files import private_folder
 from gridstone.kernel_cache.launch_cpp import bind
 from gridstone.kernel_cache.settings import read_settings
 from gridstone.kernel_cache.toolchain import Call
@@ -95,13 +96,17 @@ class CppToolchain:
         if compiler is None:
             raise BuildError(self.missing() or "no C++ compiler")
         command = [*shlex.split(compiler), *FLAGS, *target.flags]
-        with tempfile.TemporaryDirectory(prefix="gridstone-build-") as folder:
-            text, binary = Path(folder, "kernel.cpp"), Path(folder, "kernel.so")
-            text.write_text(source.text)
-            # A fixed name and map keep the folder out of the artefact.
-            place = [f"-ffile-prefix-map={folder}=.", "-include", str(self._prelude(command))]
-            self._run([*command, *place, "-shared", "-o", str(binary), str(text)], source)
-            return binary.read_bytes()
+        try:
+            with tempfile.TemporaryDirectory(prefix="gridstone-build-") as folder:
+                text, binary = Path(folder, "kernel.cpp"), Path(folder, "kernel.so")
+                text.write_text(source.text)
+                # A fixed name and map keep the folder out of the artefact.
+                place = [f"-ffile-prefix-map={folder}=.", "-include", str(self._prelude(command))]
+                self._run([*command, *place, "-shared", "-o", str(binary), str(text)], source)
+                return binary.read_bytes()
+        except (OSError, subprocess.TimeoutExpired) as error:
+            remedy = "make room in TMPDIR, or point it elsewhere"
+            raise BuildError(f"no kernel can be compiled: {error}", remedy) from error
 
     def _run(self, command: list[str], source: Source) -> None:
         try:
@@ -116,13 +121,16 @@ class CppToolchain:
             raise failure
 
     def _prelude(self, command: list[str]) -> Path:
-        """Return the prelude, precompiled once per compiler and flags and process tree."""
+        """Return the prelude in the temporary folder, precompiled once per user, compiler and flags."""
         digest = hashlib.sha256("\0".join([*command, _identify(shlex.join(command[:1])) or "", PRELUDE]).encode())
         folder = Path(tempfile.gettempdir()) / f"gridstone-pch-{os.getuid()}-{digest.hexdigest()[:16]}"
         header = folder / "prelude.h"
         if header.exists() and header.stat().st_uid == os.getuid() and header.read_text() == PRELUDE:
             return header
         folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.lstat().st_uid != os.getuid():  # made by another user, who could put any code into it
+            folder = private_folder(None)
+            header = folder / "prelude.h"
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             text, compiled = Path(scratch, "prelude.h"), Path(scratch, "prelude.h.gch")
             text.write_text(PRELUDE)

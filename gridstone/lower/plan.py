@@ -42,4 +42,4 @@ def print_decision(decision: Decision) -> str:
     """Return a decision as one line per field, aligned under its name."""
     rows = [(f.name, getattr(decision, f.name)) for f in dataclasses.fields(decision)]
     name = type(decision).__name__.lower()
-    return "\n".join(f"{name if i == 0 else '':<10}{field} = {value}" for i, (field, value) in enumerate(rows))
+    return "\n".join(f"{name if i == 0 else '':<14}{field} = {value}" for i, (field, value) in enumerate(rows))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
@@ -71,9 +72,20 @@ def captured(module: torch.fx.GraphModule) -> Captured:
     return trace(lambda *arguments: module(*arguments), values)
 
 
-def backend(module: torch.fx.GraphModule, inputs: Sequence[Any], **options: str) -> Callable[..., Any]:
-    """Compile for `torch.compile(fn, backend="gridstone", options={...})`; options are the fields of `Backend`."""
-    return make_backend(**options)(module, inputs)
+def backend(
+    module: torch.fx.GraphModule, inputs: Sequence[Any], *, options: Mapping[str, str] | None = None
+) -> Callable[..., Any]:
+    """Compile one graph for `torch.compile(fn, backend="gridstone", options={...})`.
+
+    Args:
+        module, inputs: As Dynamo gives them.
+        options: Fields of `Backend` by name.
+    """
+    known = [field.name for field in dataclasses.fields(Backend)]
+    for name in options or {}:
+        if name not in known:
+            raise SpecError(f"unknown option {name!r}", nearest(name, known))
+    return make_backend(**(options or {}))(module, inputs)
 
 
 def make_backend(target: str = "auto", tune: str = "cached", rest: str = "inductor") -> Backend:

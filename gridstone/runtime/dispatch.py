@@ -25,7 +25,7 @@ from gridstone.lower.schedule import Schedule, parse_schedule, print_schedule
 from gridstone.lower.target import Target, parse_target
 from gridstone.runtime.linear_key import LinearKey, our_dtype, parse_key, spec_of
 from gridstone.templates.recipe import Recipe
-from gridstone.templates.registry import default_recipe, recipe_named, refusals
+from gridstone.templates.registry import default_recipe, recipe_named, refusal, refusals
 from gridstone.templates.render import recipe_hash
 
 log = logging.getLogger("gridstone")
@@ -90,7 +90,7 @@ class Dispatcher:
         rows, k = flat.shape
         slot = (
             key,
-            1 << (rows - 1).bit_length() if rows <= _TOP else _TOP,
+            1 << (rows - 1).bit_length() if 0 < rows <= _TOP else min(rows, _TOP),
             x.dtype,
             bias.dtype if bias is not None else None,
             residual.dtype if residual is not None else None,
@@ -178,26 +178,30 @@ class Dispatcher:
             record = tune(spec, (target, LIBRARY), budget_seconds=TUNE_NOW_SECONDS, threads=threads).winner
         elif key.tune == "cached":
             record = tuned_record(spec, threads, key.target)
-        why = ""
+        why = "default schedule"
         if record is not None:
             try:
                 return self._made(spec, *_of_record(record, spec), "tuned record")
-            except (BuildError, LaunchError, ScheduleError) as error:
-                why = str(error)
+            except GridstoneError as error:  # whatever an older version or another machine left in it
+                self._warn(f"the tuned record of {print_spec(spec)} cannot be used: {error}")
+                why = f"default schedule, as the tuned record cannot be used: {error}"
         recipe = default_recipe(spec, target)
-        if recipe is not None and not why:
+        if recipe is not None:
             try:
                 if not runs_here(target):
                     raise LaunchError(f"{target} does not run on this machine", "use target=auto")
                 schedule = recipe.space.default(spec, target)
-                return self._made(spec, recipe, schedule, target, "default schedule")
+                return self._made(spec, recipe, schedule, target, why)
             except (BuildError, LaunchError, ScheduleError) as error:
                 why = str(error)
-        elif recipe is None:
+        else:
             why = "; ".join(refusals(spec, target)) or f"no recipe for {target}"
+        library = recipe_named("gemm.library.torch")
+        refused = refusal(library, spec, LIBRARY)
+        if refused is not None:
+            raise SpecError(f"nothing computes {print_spec(spec)}: {why}; {refused}", "use numerics=exact or bf16")
         if target != LIBRARY:
             self._warn(f"{spec.op.name} runs through the library instead of {target}: {why}")
-        library = recipe_named("gemm.library.torch")
         return self._made(spec, library, library.space.default(spec, LIBRARY), LIBRARY, f"library: {why}".rstrip(": "))
 
     def _made(self, spec: Spec, recipe: Recipe[Schedule], schedule: Schedule, target: Target, why: str) -> Chosen:

@@ -140,7 +140,7 @@ def bound(specs: Iterable[str | Spec], rows: Sequence[int], target: Target) -> t
         symbolic = symbolic or bool(names)
         found.extend([spec.bind(**{ROWS: count}) for count in rows] if names else [spec])
     if rows and found and not symbolic:
-        raise SpecError(f"rows {list(rows)} for {print_spec(found[0])}, which has its own", f"write {ROWS} in their place")
+        raise SpecError(f"rows {list(rows)} for {print_spec(found[0])}, which has its own", f"write {ROWS} there")
     return tuple(found)
 
 

@@ -30,14 +30,21 @@ def of_target(spec: Spec, target: Target) -> tuple[Recipe[Schedule], ...]:
     return tuple(r for r in RECIPES if r.op == spec.op.name and r.language is target.language)
 
 
+def refusal(recipe: Recipe[Schedule], spec: Spec, target: Target) -> str | None:
+    """Return why a recipe cannot compute a spec as it is asked for, or None."""
+    if spec.numerics.ordered and not recipe.launch.deterministic:
+        return f"{recipe.name} does not fix the order of its sums"
+    return recipe.refuses(spec, target)
+
+
 def recipes_for(spec: Spec, target: Target) -> tuple[Recipe[Schedule], ...]:
     """Return the recipes that compute a spec on a target."""
-    return tuple(recipe for recipe in of_target(spec, target) if recipe.refuses(spec, target) is None)
+    return tuple(recipe for recipe in of_target(spec, target) if refusal(recipe, spec, target) is None)
 
 
 def refusals(spec: Spec, target: Target) -> tuple[str, ...]:
     """Return why each recipe of a target's language refuses a spec."""
-    reasons = [recipe.refuses(spec, target) for recipe in of_target(spec, target)]
+    reasons = [refusal(recipe, spec, target) for recipe in of_target(spec, target)]
     return tuple(dict.fromkeys(reason for reason in reasons if reason))
 
 

@@ -15,6 +15,7 @@ from gridstone.ir.spec import Spec
 from gridstone.lower.schedule import Schedule, Value, parse_schedule, print_schedule
 from gridstone.lower.target import Language, Target
 from gridstone.templates.recipe import Recipe
+from gridstone.templates.registry import refusal
 from gridstone.templates.render import recipe_hash
 from gridstone.tuner.feasible import Branch, FeasibleSet
 
@@ -118,5 +119,5 @@ def pairs(
     return tuple(
         (recipe, target)
         for recipe in recipes
-        if (recipe.op, recipe.language) == (spec.op.name, target.language) and recipe.refuses(resolved, target) is None
+        if (recipe.op, recipe.language) == (spec.op.name, target.language) and refusal(recipe, resolved, target) is None
     )

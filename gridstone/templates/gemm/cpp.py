@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from gridstone.ir.dtype import bf16, f32
+from gridstone.ir.dtype import bf16, f16, f32
 from gridstone.ir.spec import NumericsClass, Spec
 from gridstone.lower.schedule import Choice, Constraint
 from gridstone.lower.target import Language, Target
 from gridstone.templates.source import Launch, Param, ParamKind
 
 BITS = (4, 8)
+FLOATS = (f32, bf16, f16)
 PARAMS = (
     Param(ParamKind.POINTER, "x"),
     Param(ParamKind.STRIDE, "x"),
@@ -67,6 +68,9 @@ def refuses(spec: Spec, target: Target) -> str | None:
     w = spec.input("w")
     if target.language is not Language.CPP:
         return f"{target} is not a C++ target"
+    for operand in (*spec.inputs, *spec.extra_operands):
+        if operand.type.dtype not in FLOATS:
+            return f"{operand.name} is {operand.type.dtype}; the C++ recipes read {', '.join(map(str, FLOATS))}"
     if w.format is None:
         return f"the weight is a plain {w.dtype} matrix; the C++ recipes multiply with quantised weights"
     if w.format.bits not in BITS:
