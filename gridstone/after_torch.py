@@ -67,7 +67,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 def register() -> None:
     """Register now if torch is loaded, else when it is."""
-    if "torch" in sys.modules:
-        _allow()
-    else:
+    if "torch" not in sys.modules:
         sys.meta_path.insert(0, _Finder())
+    elif sys.modules["torch"] is not None:  # None where a program forbade the import
+        _allow()

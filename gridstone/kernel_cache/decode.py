@@ -48,7 +48,9 @@ def decode_storage(place: Storage, buffer: torch.Tensor, dtype: torch.dtype) -> 
     scale_dtype = getattr(torch, place.format.scale.torch)
     scales = raw.view(torch.float32) if place.format.scale.bits == 32 else raw.to(torch.int16).view(scale_dtype)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    grouped = codes.view(place.rows, groups, -1)  # in place from here on: 8 bytes an element at most
+    if groups > 1:
+        codes = codes[:, : place.k]  # dense pads rows beyond the last group
+    grouped = codes.reshape(place.rows, groups, -1)  # in place from here on: 8 bytes an element at most
     if place.zeros is not None:
         grouped.sub_(_gather(place.zeros, words, place.rows, groups).unsqueeze(-1))
     else:
@@ -56,4 +58,4 @@ def decode_storage(place: Storage, buffer: torch.Tensor, dtype: torch.dtype) -> 
     values = grouped.to(wide)
     del codes, grouped
     values.mul_(scales.to(wide).unsqueeze(-1))
-    return values.view(place.rows, place.columns)[: place.n, : place.k].to(dtype)
+    return values.view(place.rows, -1)[: place.n, : place.k].to(dtype)

@@ -68,7 +68,7 @@ def compare(got: Values, want: Values, tolerance: Tolerance, dtype: DType) -> Ve
     rms = float(np.sqrt(np.mean(error[finite] ** 2)))
     worst_rms = rms / tolerance.rms if rms > 0 else 0.0
     if not worst <= 1.0:
-        at = _first(ratio == ratio.max())
+        at = _first((ratio == worst) | np.isnan(ratio))
         text = f"element {at} is {got[at]:.8g} instead of {want[at]:.8g}: {worst:.3g} times its bound"
         return Verdict(text, worst, worst_rms)
     if not worst_rms <= 1.0:

@@ -7,6 +7,7 @@ built, the library. Which of these it was, and why, is kept for `explain`, and a
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ class Dispatcher:
             residual: (..., N), or None.
             key: Text of a `LinearKey`.
         """
-        flat = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+        flat = x if x.dim() == 2 else _flat(x, key)
         rows, k = flat.shape
         slot = (
             key,
@@ -99,7 +100,7 @@ class Dispatcher:
         bound = self._table.get(slot)
         if bound is None:
             bound = self._bind(slot, rows, x, packed, bias, residual, key)
-        if k != bound.k or packed.numel() != bound.bytes or not (x.is_cpu and packed.is_cpu):
+        if k != bound.k or not _holds(packed, bound.bytes) or not (x.is_cpu and packed.is_cpu):
             raise self._refuse(x, packed, bound)
         if bias is None and residual is None:
             y = bound.call(flat, packed)
@@ -113,9 +114,10 @@ class Dispatcher:
             operands.append(bias)
         if residual is not None:
             if residual.shape[-1:] != (bound.n,) or residual.shape[:-1] != x.shape[:-1] or not residual.is_cpu:
-                want = (*x.shape[:-1], bound.n)
+                want = f"{(*x.shape[:-1], bound.n)} on the CPU"
                 raise SpecError(
-                    f"residual of shape {tuple(residual.shape)} is not the output's {want}", "expand it first"
+                    f"residual of shape {tuple(residual.shape)} on {residual.device} is not the output's {want}",
+                    "expand or move it first",
                 )
             operands.append(residual if residual.dim() == 2 else residual.reshape(-1, bound.n))
         y = bound.call(*operands)
@@ -130,6 +132,8 @@ class Dispatcher:
             return SpecError(
                 f"x of shape {tuple(x.shape)} does not fit a weight with K={bound.k}", "check the last extent"
             )
+        if packed.dtype != torch.uint8 or not packed.is_contiguous():
+            return FormatError(f"a packed buffer of {packed.dtype}, strides {packed.stride()}", "pass contiguous uint8")
         return FormatError(f"a packed buffer of {packed.numel()} bytes, not {bound.bytes}", "re-pack the weight")
 
     def _bind(
@@ -150,7 +154,7 @@ class Dispatcher:
         n, k = key.weight.static(0), key.weight.static(1)
         size = storage(key.weight.storage, key.weight.format, n, k).bytes
         probe = _Bound(_never, n, k, size)
-        if x.shape[-1] != k or packed.numel() != size or not (x.is_cpu and packed.is_cpu):
+        if x.shape[-1] != k or not _holds(packed, size) or not (x.is_cpu and packed.is_cpu):
             raise self._refuse(x, packed, probe)
         with self._lock:
             chosen = self.choose(spec, rows, key)
@@ -178,7 +182,7 @@ class Dispatcher:
             record = tune(spec, (target, LIBRARY), budget_seconds=TUNE_NOW_SECONDS, threads=threads).winner
         elif key.tune == "cached":
             record = tuned_record(spec, threads, key.target)
-        why = "default schedule"
+        why, topic = "default schedule", ""
         if record is not None:
             try:
                 return self._made(spec, *_of_record(record, spec), "tuned record")
@@ -194,6 +198,7 @@ class Dispatcher:
                 return self._made(spec, recipe, schedule, target, why)
             except (BuildError, LaunchError, ScheduleError) as error:
                 why = str(error)
+                topic = f"{type(error).__name__} on {target}"  # said once, not once per recipe; explain says each
         else:
             why = "; ".join(refusals(spec, target)) or f"no recipe for {target}"
         library = recipe_named("gemm.library.torch")
@@ -201,16 +206,16 @@ class Dispatcher:
         if refused is not None:
             raise SpecError(f"nothing computes {print_spec(spec)}: {why}; {refused}", "use numerics=exact or bf16")
         if target != LIBRARY:
-            self._warn(f"{spec.op.name} runs through the library instead of {target}: {why}")
+            self._warn(f"{spec.op.name} runs through the library instead of {target}: {why}", topic)
         return self._made(spec, library, library.space.default(spec, LIBRARY), LIBRARY, f"library: {why}".rstrip(": "))
 
     def _made(self, spec: Spec, recipe: Recipe[Schedule], schedule: Schedule, target: Target, why: str) -> Chosen:
         kernel = make_kernel(recipe, spec, schedule, target)
         return Chosen(spec, recipe.name, print_schedule(schedule), str(target), why, kernel)
 
-    def _warn(self, text: str) -> None:
-        if text not in self._warned:
-            self._warned.add(text)
+    def _warn(self, text: str, topic: str = "") -> None:
+        if (topic or text) not in self._warned:
+            self._warned.add(topic or text)
             log.warning("%s", text)
 
     def chosen(self) -> tuple[Chosen, ...]:
@@ -223,6 +228,17 @@ class Dispatcher:
             self._table.clear()
             self._chosen.clear()
             self._warned.clear()
+
+
+def _holds(packed: torch.Tensor, size: int) -> bool:
+    """Whether a packed buffer is what kernels read: this many bytes, one after the other."""
+    return packed.numel() == size and packed.dtype == torch.uint8 and packed.is_contiguous()
+
+
+def _flat(x: torch.Tensor, key: str) -> torch.Tensor:
+    if not x.dim():
+        raise SpecError(f"x is a scalar; the weight has K={parse_key(key).weight.static(1)}", "give x of (..., K)")
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def _never(*tensors: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:

@@ -99,13 +99,13 @@ def linear(
     if w.transposed:
         raise SpecError(f"the weight is the transpose of a quantised matrix, {tuple(w.shape)}", "pass w.t()")
     name = activation or ""
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and _wants_grad(x, bias, residual)):
-        return torch.ops.gridstone.qlinear(x, w, bias, residual, name, numerics)
     if torch.is_autocast_enabled("cpu") and x.is_cpu and x.dtype != torch.float64:
         lower = torch.get_autocast_dtype("cpu")
         x = x.to(lower)
         bias = None if bias is None else bias.to(lower)
         residual = None if residual is None else residual.to(lower)
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and _wants_grad(x, bias, residual)):
+        return torch.ops.gridstone.qlinear(x, w, bias, residual, name, numerics)
     return run_linear(x, w.packed, bias, residual, w.call_key(name, numerics))
 
 

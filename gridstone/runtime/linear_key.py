@@ -45,8 +45,10 @@ class LinearKey:
 @lru_cache(maxsize=4096)
 def parse_key(text: str) -> LinearKey:
     """Parse the text form of a key; SpecError when it is malformed."""
-    weight, activation, numerics, *rest = text.split("|")
-    tune, target = rest if rest else ("cached", "auto")
+    parts = text.split("|")
+    if len(parts) not in (3, 5):
+        raise SpecError(f"malformed key {text!r}", "write weight|activation|numerics, as QuantTensor.call_key does")
+    weight, activation, numerics, tune, target = (*parts, "cached", "auto")[:5]
     kind = parse_type(weight)
     if kind.format is None:
         raise SpecError(f"{weight} is not a quantised weight")

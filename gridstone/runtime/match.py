@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -52,21 +52,22 @@ def captured_pattern(pattern: Pattern) -> tuple[Graph, tuple[str, ...]]:
     return graph, tuple(node.name for node in graph.nodes.values() if node.target == INPUT)
 
 
-def find(pattern: Pattern, graph: Graph, root: str) -> Found | None:
+def find(pattern: Pattern, graph: Graph, root: str, bound: Mapping[str, str] | None = None) -> Found | None:
     """Return how a pattern occurs with its result at a node, or None.
 
+    `bound` fixes inputs beforehand, so that of a sum's two operands the right one is taken for it.
     Nodes inside an occurrence must have no users outside it, since they will no longer be computed.
     """
     shape, names = captured_pattern(pattern)
     roles = dict(zip(names, (role for role, _ in pattern.inputs), strict=True))
-    state = _unify(shape, graph, Ref(shape.result()), Ref(root), roles, ({}, frozenset()))
+    state = _unify(shape, graph, Ref(shape.result()), Ref(root), roles, (dict(bound or {}), frozenset()))
     if state is None:
         return None
-    bound, covered = state
+    inputs, covered = state
     for node in covered - {root}:
         if not set(graph.users(node)) <= covered:
             return None
-    return Found(bound, covered)
+    return Found(inputs, covered)
 
 
 _State = tuple[dict[str, str], frozenset[str]]
@@ -130,28 +131,34 @@ def _unify_all(
     return state
 
 
-def linear_at(graph: Graph, root: str) -> LinearMatch | None:
-    """Return the linear layer whose product is computed at a node, epilogues included."""
+def linear_at(graph: Graph, root: str, taken: Set[str] = frozenset()) -> LinearMatch | None:
+    """Return the linear layer whose product is computed at a node, with the epilogues that are not taken yet."""
     for pattern in BASES:
         found = find(pattern, graph, root)
         if found is None:
             continue
         bias = found.inputs.get("bias")
-        if len(graph[found.inputs["w"]].shape) != 2 or (bias is not None and len(graph[bias].shape) != 1):
+        if len(graph[found.inputs["w"]].shape) != 2 or (bias is not None and not _is_bias(graph[bias], graph[root])):
             continue
         match = LinearMatch(
             root, found.nodes, found.inputs["x"], found.inputs["w"], bias, transposed=pattern.role == "transposed"
         )
-        return _with_epilogues(graph, match)
+        return _with_epilogues(graph, match, taken)
     return None
 
 
-def _with_epilogues(graph: Graph, match: LinearMatch) -> LinearMatch:
+def _with_epilogues(graph: Graph, match: LinearMatch, taken: Set[str]) -> LinearMatch:
     while True:
         longer = _next_epilogue(graph, match)
-        if longer is None:
+        if longer is None or longer.nodes & taken or _mutates_between(graph, match.root, longer.root):
             return match
         match = longer
+
+
+def _mutates_between(graph: Graph, first: str, last: str) -> bool:
+    """Whether a tensor is changed in place between two nodes: an operand read later might have another value."""
+    names = list(graph.nodes)
+    return any(graph[name].target.endswith("_") for name in names[names.index(first) : names.index(last)])
 
 
 def _next_epilogue(graph: Graph, match: LinearMatch) -> LinearMatch | None:
@@ -164,18 +171,20 @@ def _next_epilogue(graph: Graph, match: LinearMatch) -> LinearMatch | None:
         if pattern.role not in ("bias", "residual") and match.activation:
             continue
         for root in _downstream(graph, match.root):
-            found = find(pattern, graph, root)
-            if found is None or found.inputs["y"] != match.root or not set(graph.users(match.root)) <= found.nodes:
+            found = find(pattern, graph, root, {"y": match.root})
+            if found is None or not set(graph.users(match.root)) <= found.nodes:
                 continue
             grown = replace(match, root=root, nodes=match.nodes | found.nodes)
             if pattern.role == "bias":
-                if len(graph[found.inputs["bias"]].shape) != 1:
+                bias = found.inputs["bias"]
+                if not _is_bias(graph[bias], graph[match.root]) or not _same_type(graph[root], graph[match.root]):
                     continue
-                return replace(grown, bias=found.inputs["bias"])
+                return replace(grown, bias=bias)
             if pattern.role == "residual":
-                if not _same_type(graph[found.inputs["residual"]], graph[match.root]):
+                residual = found.inputs["residual"]
+                if residual == match.root or not _same_type(graph[residual], graph[match.root]):
                     continue
-                return replace(grown, residual=found.inputs["residual"])
+                return replace(grown, residual=residual)
             return replace(grown, activation=pattern.role)
     return None
 
@@ -192,6 +201,10 @@ def _downstream(graph: Graph, name: str) -> list[str]:
     return list(found)
 
 
+def _is_bias(bias: Node, y: Node) -> bool:
+    return len(bias.shape) == 1 and bias.shape == y.shape[-1:]
+
+
 def _same_type(a: Node, b: Node) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype
 
@@ -203,7 +216,7 @@ def linear_matches(graph: Graph) -> list[LinearMatch]:
     for name in graph.nodes:
         if name in covered:
             continue
-        match = linear_at(graph, name)
+        match = linear_at(graph, name, covered)
         if match is not None and not match.nodes & covered:
             covered |= match.nodes
             matches.append(match)

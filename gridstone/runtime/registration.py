@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from gridstone.ir.errors import SpecError
 from gridstone.ir.storage import storage
 from gridstone.kernel_cache.decode import decode_storage
 from gridstone.runtime.linear_key import LinearKey, parse_key
@@ -44,6 +45,8 @@ def _columns(key: str) -> int:
 
 
 def _linear_fake(x: torch.Tensor, packed: torch.Tensor, bias: Maybe, residual: Maybe, key: str) -> torch.Tensor:
+    if x.device != packed.device:  # otherwise an x on meta would go through as if nothing were wrong
+        raise SpecError(f"x is on {x.device}, the weight on {packed.device}", "move both to one device")
     return x.new_empty((*x.shape[:-1], _columns(key)))
 
 

@@ -163,20 +163,34 @@ def _refusal(match: LinearMatch, weight: QuantTensor | None, graph: Graph, targe
 def _replace(nodes: dict[str, torch.fx.Node], graph: Graph, match: LinearMatch, key: LinearKey) -> Matched:
     root = nodes[match.root]
     fx = root.graph
-    operands = [nodes[name] if name else None for name in (match.x, match.w, match.bias, match.residual)]
+    kinds = {role: graph[name].dtype for role in ("x", "bias", "residual") if (name := getattr(match, role))}
+    if kinds["x"] != graph[match.root].dtype:  # autocast cast the operands of the calls that this one replaces
+        kinds = dict.fromkeys(kinds, graph[match.root].dtype)
     with fx.inserting_before(root):
+        x, bias, residual = (
+            _cast(nodes[name], kinds[role]) if (name := getattr(match, role)) else None
+            for role in ("x", "bias", "residual")
+        )
+        operands = (x, nodes[match.w], bias, residual)
         call = fx.call_function(torch.ops.gridstone.linear.default, (*operands, str(key)))
     call.meta["val"] = root.meta["val"]
     root.replace_all_uses_with(call)
     fx.erase_node(root)
     nodes[match.root] = call
-    x = graph[match.x]
     rows: int | None = 1
-    for extent in x.shape[:-1]:
+    for extent in graph[match.x].shape[:-1]:
         rows = None if rows is None or extent is None else rows * extent
-    bias = dtype(graph[match.bias].dtype) if match.bias else None
-    residual = dtype(graph[match.residual].dtype) if match.residual else None
-    return Matched(match.root, spec_of(key, dtype(x.dtype), bias, residual), rows, key)
+    types = {role: dtype(kind) for role, kind in kinds.items()}
+    return Matched(match.root, spec_of(key, types["x"], types.get("bias"), types.get("residual")), rows, key)
+
+
+def _cast(node: torch.fx.Node, kind: str) -> torch.fx.Node:
+    value = node.meta["val"]
+    if value.dtype == getattr(torch, kind):
+        return node
+    cast = node.graph.call_function(torch.ops.aten._to_copy.default, (node,), {"dtype": getattr(torch, kind)})
+    cast.meta["val"] = value.to(getattr(torch, kind))
+    return cast
 
 
 def _decode_leftover(module: torch.fx.GraphModule, weight: torch.fx.Node, tensor: QuantTensor) -> None:

@@ -38,6 +38,8 @@ class QuantTensor(torch.Tensor):
         n, k: Shape of the stored matrix.
         dtype: Dtype of the matrix that it stands for.
         transposed: Whether it stands for the (K, N) transpose.
+        lead: Leading extents over which the matrix is repeated, as torch repeats it for a product with an x of more
+            than two dimensions whose rows do not follow each other; empty otherwise.
     """
 
     packed: torch.Tensor
@@ -46,6 +48,7 @@ class QuantTensor(torch.Tensor):
     n: int
     k: int
     transposed: bool
+    lead: tuple[int, ...]
     key: str
     calls: dict[tuple[str, str], str]
 
@@ -59,20 +62,22 @@ class QuantTensor(torch.Tensor):
         k: int,
         dtype: torch.dtype,
         transposed: bool = False,
+        lead: tuple[int, ...] = (),
     ) -> QuantTensor:
         """Wrap a packed buffer, without a copy."""
-        shape = (k, n) if transposed else (n, k)
+        shape = (*lead, k, n) if transposed else (*lead, n, k)
         self = torch.Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
             cls, shape, dtype=dtype, device=packed.device, requires_grad=False
         )
         self.packed, self.format, self.storage_name = packed, format, storage_name
-        self.n, self.k, self.transposed = n, k, transposed
+        self.n, self.k, self.transposed, self.lead = n, k, transposed, lead
         self.key = f"{format}@{storage_name}({n},{k})"
         self.calls = {}
         return self
 
     def __tensor_flatten__(self) -> tuple[list[str], tuple[Any, ...]]:
-        return ["packed"], (self.format, self.storage_name, self.n, self.k, self.dtype, self.transposed)
+        fields = (self.format, self.storage_name, self.n, self.k, self.dtype, self.transposed)
+        return ["packed"], (*fields, self.lead) if self.lead else fields
 
     @staticmethod
     def __tensor_unflatten__(
@@ -104,7 +109,7 @@ class QuantTensor(torch.Tensor):
 
     def replace(self, packed: torch.Tensor | None = None, **changes: Any) -> QuantTensor:
         """Return one with another buffer or other fields."""
-        names = ("format", "storage_name", "n", "k", "dtype", "transposed")
+        names = ("format", "storage_name", "n", "k", "dtype", "transposed", "lead")
         context = {name: changes.get(name, getattr(self, name)) for name in names}
         return QuantTensor(self.packed if packed is None else packed, **context)
 
@@ -136,10 +141,14 @@ class QuantTensor(torch.Tensor):
     ) -> Any:
         handler = _HANDLERS.get(func)
         if handler is None:
-            raise FormatError(
-                f"{func} is not defined on a quantised weight", "call .dequantize() first if a float copy is meant"
-            )
+            raise _undefined(func)
         return handler(func, *args, **(kwargs or {}))
+
+
+def _undefined(func: Any) -> FormatError:
+    return FormatError(
+        f"{func} is not defined on a quantised weight", "call .dequantize() first if a float copy is meant"
+    )
 
 
 def _linear(x: torch.Tensor, w: QuantTensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -199,14 +208,40 @@ def _matmul(func: Any, a: Any, b: Any) -> torch.Tensor:
     return _mm(func, a, b)
 
 
+def _bmm(func: Any, a: Any, b: Any) -> torch.Tensor:
+    if isinstance(b, QuantTensor) and not isinstance(a, QuantTensor):
+        return _matmul(func, a, b.replace(lead=()))
+    raise _undefined(func)
+
+
 def _transpose(func: Any, w: QuantTensor, *dims: int) -> QuantTensor:
-    if dims and {d % 2 for d in dims} != {0, 1}:
+    rank = w.dim()
+    swapped = sorted(d % rank for d in dims) or [rank - 2, rank - 1]
+    if swapped[0] == swapped[1]:
         return w.replace()
+    if swapped != [rank - 2, rank - 1]:
+        raise _undefined(func)
     return w.replace(transposed=not w.transposed)
 
 
 def _permute(func: Any, w: QuantTensor, dims: Sequence[int]) -> QuantTensor:
-    return w.replace() if [d % 2 for d in dims] == [0, 1] else _transpose(func, w)
+    order, rank = [d % w.dim() for d in dims], w.dim()
+    if order[:-2] != list(range(rank - 2)):
+        raise _undefined(func)
+    return w.replace() if order[-2] < order[-1] else _transpose(func, w)
+
+
+def _expand(func: Any, w: QuantTensor, size: Sequence[int], **_: object) -> QuantTensor:
+    if w.lead or any(want not in (-1, have) for want, have in zip(size[-2:], w.shape, strict=True)):
+        raise _undefined(func)
+    return w.replace(lead=tuple(size[:-2]))
+
+
+def _view(func: Any, w: QuantTensor, size: Sequence[int]) -> QuantTensor:
+    """Only the leading extents may change."""
+    if len(size) < 2 or tuple(size[-2:]) != tuple(w.shape[-2:]) or -1 in size:
+        raise _undefined(func)
+    return w.replace(lead=tuple(size[:-2]))
 
 
 def _to_copy(func: Any, w: QuantTensor, *, dtype: torch.dtype | None = None, **kwargs: Any) -> QuantTensor:
@@ -218,10 +253,6 @@ def _to_copy(func: Any, w: QuantTensor, *, dtype: torch.dtype | None = None, **k
 
 def _same(func: Any, w: QuantTensor, *args: Any, **kwargs: Any) -> QuantTensor:
     return w.replace(func(w.packed, *args, **kwargs))
-
-
-def _keep(func: Any, w: QuantTensor, *args: Any, **kwargs: Any) -> QuantTensor:
-    return w.replace()
 
 
 def _copy(func: Any, target: Any, source: Any, *args: Any, **kwargs: Any) -> Any:
@@ -254,7 +285,10 @@ _HANDLERS: dict[Any, Handler] = {
     aten.clone.default: _same,
     aten.detach.default: _same,
     aten.alias.default: _same,
-    aten.view.default: _keep,
+    aten.view.default: _view,
+    aten._unsafe_view.default: _view,
+    aten.expand.default: _expand,
+    aten.bmm.default: _bmm,
     aten.copy_.default: _copy,
     aten.equal.default: _equal,
     registration.QLINEAR: _qlinear,

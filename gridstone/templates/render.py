@@ -133,20 +133,20 @@ def render(recipe: Recipe[Schedule], plan: Plan) -> Source:
     Raises:
         TemplateError: The template and the decisions do not agree.
     """
-    origin = Origin(
-        recipe.name, recipe_hash(recipe), print_spec(plan.spec), print_schedule(plan.schedule), str(plan.target)
-    )
     text, entry = "", f"gs_{plan.spec.op.name}"
-    if recipe.template:
-        values = {
-            field.name: getattr(decision, field.name)
-            for kind in recipe.decisions
-            for decision in (plan.the(kind),)
-            for field in dataclasses.fields(decision)
-        }
-        try:
+    values = {
+        field.name: getattr(decision, field.name)
+        for kind in recipe.decisions
+        for decision in (plan.the(kind),)
+        for field in dataclasses.fields(decision)
+    }
+    try:
+        origin = Origin(
+            recipe.name, recipe_hash(recipe), print_spec(plan.spec), print_schedule(plan.schedule), str(plan.target)
+        )
+        if recipe.template:
             template = environment(recipe.language).get_template(recipe.template)
             text = template.render(**values, **{HEADER: _header(origin, plan, "//")})
-        except jinja2.TemplateError as error:
-            raise TemplateError(f"{recipe.template}: {error}", "the recipe and its template must agree") from error
+    except jinja2.TemplateError as error:
+        raise TemplateError(f"{recipe.template}: {error}", "the recipe and its template must agree") from error
     return Source(text, recipe.language, entry, recipe.params, recipe.launch, origin)

@@ -21,7 +21,8 @@ from gridstone.templates.render import environment
 from gridstone.templates.source import Launch, Origin, Source
 
 CHAINS = 20  # independent multiply-adds of one round
-AHEAD = (0, 8192, 16384)  # one plain stream is not the fastest reader everywhere: the best of a few counts
+# Ways of reading, as (streams a thread, bytes asked for ahead). No single one is the fastest everywhere: the best counts.
+WAYS = ((1, 8192), (1, 16384), (2, 0))
 ROUNDS = 100_000
 
 
@@ -52,7 +53,7 @@ def _library() -> ctypes.CDLL:
     key = Key("cpp", (*chain.identity(target), ("target", str(target)), ("entry", "gs_read"), ("text", text)))
     path = default_store().get_or_build(key, lambda: chain.build(source, target), chain.suffix).path
     library = ctypes.CDLL(str(path))
-    library.gs_read.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]
+    library.gs_read.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 4]
     library.gs_read.restype = ctypes.c_uint64
     for name in ("gs_f32_peak", "gs_bf16_peak"):
         entry = getattr(library, name)
@@ -61,17 +62,17 @@ def _library() -> ctypes.CDLL:
 
 
 def read_bandwidth(buffer: torch.Tensor, threads: int) -> float:
-    """Return bytes per second of reading a buffer, a third of it in each of three ways, the best one counting.
+    """Return bytes per second of reading a buffer, a part of it in each of a few ways, the best one counting.
 
     Args:
         buffer: uint8, much larger than the caches, and not read since it was last evicted.
         threads: Threads that read.
     """
-    library, part = _library(), buffer.numel() // len(AHEAD)
+    library, part = _library(), buffer.numel() // len(WAYS)
     best = 0.0
-    for at, ahead in enumerate(AHEAD):
+    for at, (streams, ahead) in enumerate(WAYS):
         start = time.perf_counter()
-        library.gs_read(buffer.data_ptr() + at * part, part, threads, ahead)
+        library.gs_read(buffer.data_ptr() + at * part, part, threads, streams, ahead)
         best = max(best, part / (time.perf_counter() - start))
     return best
 

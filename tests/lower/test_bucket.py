@@ -15,7 +15,9 @@ def test_a_bucket_is_the_smallest_that_holds_the_rows():
 
 def test_a_problem_binds_the_rows_to_their_bucket():
     spec = parse_spec("gemm[x: bf16(M,64), w: int4:g32(70,64)] + residual")
-    assert print_spec(problem(spec, 17)) == print_spec(parse_spec("gemm[x: bf16(32,64), w: int4:g32(70,64)] + residual"))
+    assert print_spec(problem(spec, 17)) == print_spec(
+        parse_spec("gemm[x: bf16(32,64), w: int4:g32(70,64)] + residual")
+    )
     assert problem(problem(spec, 17), 3) == problem(spec, 17)
 
 
@@ -25,7 +27,7 @@ def test_only_m_may_be_symbolic_in_a_problem():
 
 
 def test_specs_that_differ_in_rows_alone_are_emitted_as_one():
-    texts = ["gemm[x: f32({m},64), w: int4:g32(70,64)] + bias + residual".format(m=m) for m in (1, 64, "M")]
+    texts = [f"gemm[x: f32({m},64), w: int4:g32(70,64)] + bias + residual" for m in (1, 64, "M")]
     assert len({generalize(parse_spec(text)) for text in texts}) == 1
     other = generalize(parse_spec("gemm[x: f32(1,64), w: int4:g32(71,64)] + bias + residual"))
     assert other != generalize(parse_spec(texts[0]))

@@ -118,7 +118,10 @@ def test_verify_catches_a_planted_decision(kind, broken, message, monkeypatch):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_the_weight_s_strides_are_the_storage_s(seed):
-    """A kernel addresses the code of (n, k) as these strides say: the same bit as the storage's layout, for every (n, k)."""
+    """A kernel addresses the code of (n, k) as these strides say.
+
+    The same bit as the storage's layout, for every (n, k).
+    """
     rng = random.Random(seed)
     bits, zero = rng.choice((4, 8)), rng.choice(("", ":zero"))
     group = rng.choice(("g16", "g32", "g64", "g128", "g256", "channel"))

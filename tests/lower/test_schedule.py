@@ -38,7 +38,9 @@ def test_feasible_is_the_filtered_product(recipe, target, text):
     spec, space = parse_spec(text).with_storage(target.storage), recipe.space
     default = space.default(spec, target)
     product = itertools.product(*(choice.values for choice in space.fields))
-    points = [dataclasses.replace(default, **dict(zip((c.field for c in space.fields), p, strict=True))) for p in product]
+    points = [
+        dataclasses.replace(default, **dict(zip((c.field for c in space.fields), p, strict=True))) for p in product
+    ]
     want = [s for s in points if all(c.holds(s, spec, target) for c in space.require)]
     got = list(space.feasible(spec, target))
     assert got == want
@@ -83,7 +85,9 @@ def test_omitted_fields_are_the_default_s(recipe):
     default = recipe.space.default(spec, target)
     name = print_schedule(default).partition("(")[0]
     assert parse_schedule(f" {name} ( ) ", recipe.schedule, default) == default
-    assert parse_schedule(f"{name}(prefetch = 2048)", recipe.schedule, default) == dataclasses.replace(default, prefetch=2048)
+    assert parse_schedule(f"{name}(prefetch = 2048)", recipe.schedule, default) == dataclasses.replace(
+        default, prefetch=2048
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,7 +126,7 @@ def test_a_boolean_is_true_or_false():
         ("gemm.cpp.gemv", SPECS[3], "cpp:avx2", "gemv(k_splits=2)", "K is split only where there are few blocks"),
         ("gemm.cpp.direct", SPECS[2], "cpp:avx2", "direct(m_r=14,n_r=2)", "fit the vector registers"),
         ("gemm.cpp.direct", SPECS[2], "cpp:avx2", "direct(m_r=4,n_r=1)", "enough independent sums"),
-        ("gemm.cpp.direct", SPECS[1], "cpp:avx2", "direct(m_chunk=384)", "no more rows are kept in cache than there are"),
+        ("gemm.cpp.direct", SPECS[1], "cpp:avx2", "direct(m_chunk=384)", "no more rows are kept in cache than there are"),  # noqa: E501
         ("gemm.cpp.direct", SPECS[2], "cpp:avx2", "direct(m_chunk=0)", "m_chunk is one of 48, 96, 192, 384"),
         ("gemm.cpp.direct", SPECS[2], "cpp:avx2", "direct(dot=fp32)", "dot is one of bf16, f32"),
         ("gemm.cpp.blocked", SPECS[0], "cpp:avx512_bf16", "blocked(fold_scale=true)", "folding scales into the panel"),

@@ -19,7 +19,9 @@ def test_every_target_reads_back_what_it_prints():
      ("cuda:sm_90", "known: cpp:avx512_bf16, .*library:torch"), ("", "known: ")],
 )  # fmt: skip
 def test_an_unknown_target_suggests_the_nearest(text, suggestion):
-    with pytest.raises(SpecError, match=f"unknown target '{text}' \\({suggestion}" if "known:" in suggestion else suggestion) as e:
+    with pytest.raises(
+        SpecError, match=f"unknown target '{text}' \\({suggestion}" if "known:" in suggestion else suggestion
+    ) as e:
         parse_target(text)
     assert repr(text) in str(e.value)
 

@@ -49,7 +49,7 @@ EPILOGUES = (
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel to build: spec with symbolic rows, recipe, schedule (empty: the default) and target (empty: this CPU's)."""
+    """A kernel to build; an empty schedule is the default, an empty target this CPU's."""
 
     spec: str
     recipe: str = "gemm.cpp.direct"
@@ -129,7 +129,9 @@ def draw_cases(rng: random.Random, recipe: str, bits: int, zero: bool, dot: str)
     x = rng.choice(FLOATS)
     numerics = "exact" if x == "bf16" or dot == "f32" else "bf16"
     code, group, scale = rng.choice([f"int{bits}", f"uint{bits}"]), rng.choice(GROUPS), rng.choice(SCALES)
-    text = spec_text(x, code, group, scale, zero, rng.choice(EPILOGUES), numerics, rng.choice((33, 70, 130, 200)), rng.randint(1, 5))
+    text = spec_text(
+        x, code, group, scale, zero, rng.choice(EPILOGUES), numerics, rng.choice((33, 70, 130, 200)), rng.randint(1, 5)
+    )
     return Case(text, recipe, f"{recipe.split('.')[-1]}(dot={dot})")
 
 
@@ -149,7 +151,9 @@ def covering_schedules(recipe: Recipe[Schedule], spec: Spec, target: Target) -> 
     wanted = {(f.field, getattr(s, f.field)) for s in space for f in recipe.space.fields}
     chosen: list[str] = []
     while wanted:
-        best = max(space[:4000], key=lambda s: sum((f.field, getattr(s, f.field)) in wanted for f in recipe.space.fields))
+        best = max(
+            space[:4000], key=lambda s: sum((f.field, getattr(s, f.field)) in wanted for f in recipe.space.fields)
+        )
         gained = {(f.field, getattr(best, f.field)) for f in recipe.space.fields} & wanted
         if not gained:  # a rare value beyond the first 4000
             best = next(s for s in space if any((f.field, getattr(s, f.field)) in wanted for f in recipe.space.fields))

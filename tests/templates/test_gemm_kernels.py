@@ -98,7 +98,12 @@ def test_decoders_and_drawn_formats(case):
 def test_the_drawn_formats_leave_nothing_out():
     """Breaks when the drawing above stops covering a value."""
     texts = [case.spec for case in decoder_cases(seed=11, rounds=1)]
-    for part in (*(f" {c}:" for c in CODES), *(f":{g}:" for g in GROUPS), *(f":{s}" for s in SCALES), *(f"x: {d}(" for d in FLOATS)):
+    for part in (
+        *(f" {c}:" for c in CODES),
+        *(f":{g}:" for g in GROUPS),
+        *(f":{s}" for s in SCALES),
+        *(f"x: {d}(" for d in FLOATS),
+    ):
         assert any(part in text for text in texts), part
     assert {e.split("{")[0] for e in EPILOGUES if e and e.split("{")[0] not in " ".join(texts)} == set()
 
@@ -153,13 +158,17 @@ def test_every_target_that_runs_here(recipe, target):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", HERE)
-@pytest.mark.parametrize("text", ["gemm[x: f16(M,96), w: {code}:g32:{scale}{zero}(100,96)] + bias + silu -> {out}(M,100)"])
+@pytest.mark.parametrize(
+    "text", ["gemm[x: f16(M,96), w: {code}:g32:{scale}{zero}(100,96)] + bias + silu -> {out}(M,100)"]
+)
 def test_formats_on_every_target(target, text):
     for code in CODES:
         for zero in ("", ":zero"):
             for scale in SCALES:
                 for out in ("f16", "f32"):
-                    case = Case(text.format(code=code, zero=zero, scale=scale, out=out), "gemm.cpp.direct", target=target)
+                    case = Case(
+                        text.format(code=code, zero=zero, scale=scale, out=out), "gemm.cpp.direct", target=target
+                    )
                     assert_right(case, (1, 14), seed=43)
 
 
@@ -282,7 +291,9 @@ def test_constant_factors(factor):
     assert_right(Case(f"gemm[x: bf16(M,64), w: int4:g32(40,64)] + scale({factor})"), (1, 5), seed=91)
 
 
-@pytest.mark.parametrize("steps", ["relu + bias", "residual + silu", "bias + scale(2) + gelu + residual", "silu + scale(-1) + relu"])
+@pytest.mark.parametrize(
+    "steps", ["relu + bias", "residual + silu", "bias + scale(2) + gelu + residual", "silu + scale(-1) + relu"]
+)
 def test_epilogues_in_other_orders(steps):
     """The order of a spec is the order of evaluation."""
     assert_right(Case(f"gemm[x: f32(M,64), w: int4:g32(40,64)] + {steps}"), (1, 5, 23), seed=93)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+import shlex
+
 import jinja2
 import pytest
 
@@ -11,7 +15,7 @@ from gridstone.lower.bucket import generalize
 from gridstone.lower.passes import lower
 from gridstone.lower.schedule import parse_schedule, print_schedule
 from gridstone.lower.target import TARGETS, Language, parse_target
-from gridstone.templates import registry, render
+from gridstone.templates import render
 from gridstone.templates.emit import emit
 from gridstone.templates.registry import RECIPES, default_recipe, recipe_named, recipes_for, refusals
 from gridstone.templates.source import ParamKind
@@ -41,9 +45,7 @@ def test_specs_that_differ_in_rows_alone_share_one_text(recipe):
     """Breaks when a row count gets into the source: a compile per M."""
     spec = parse_spec(TEXT.format(m=4)).with_storage("lane16")
     schedule = recipe.space.default(spec, HOST)
-    sources = [emit(recipe, parse_spec(TEXT.format(m=m)), schedule, HOST) for m in (1, 4, 48, "M")] if "gemv" in recipe.name else [
-        emit(recipe, parse_spec(TEXT.format(m=m)), schedule, HOST) for m in (1, 4, 40, "M")
-    ]  # fmt: skip
+    sources = [emit(recipe, parse_spec(TEXT.format(m=m)), schedule, HOST) for m in (1, 4, 40, "M")]
     assert len({source.text for source in sources}) == 1
     assert len(set(sources)) == 1
 
@@ -57,11 +59,12 @@ def test_the_header_says_what_was_emitted_and_how_to_emit_it_again(recipe, targe
     schedule = print_schedule(recipe.space.default(spec, target))
     for fact in (print_spec(spec), schedule, str(target), recipe.name, render.recipe_hash(recipe), "w: lane16"):
         assert fact in header, fact
-    repro = next(line for line in header.splitlines() if "repro" in line)
-    _, text, _, options, _ = repro.replace("--schedule ", "--schedule=").split("'")[0:5] if repro.count("'") >= 4 else [""] * 5
-    assert parse_spec(text) == spec
-    assert f"--target {target}" in options
-    again = parse_schedule(repro.split("'")[3], recipe.schedule, recipe.space.default(spec, target))
+    command = shlex.split(next(line for line in header.splitlines() if "repro" in line))
+    text = command[command.index("emit") + 1]
+    again = parse_schedule(
+        command[command.index("--schedule") + 1], recipe.schedule, recipe.space.default(spec, target)
+    )
+    assert command[command.index("--target") + 1] == str(target)
     assert emit(recipe, parse_spec(text), again, target) == source
     assert all(line.startswith("//") for line in header.splitlines())
 
@@ -70,7 +73,9 @@ def test_the_header_says_what_was_emitted_and_how_to_emit_it_again(recipe, targe
 def test_every_parameter_is_an_operand_or_the_call_s(recipe):
     """Breaks when an entry point takes what a launcher cannot fill."""
     for param in recipe.params:
-        assert (param.operand in {"x", "w", "bias", "residual", "y"}) == (param.kind not in (ParamKind.THREADS, ParamKind.SCRATCH))
+        assert (param.operand in {"x", "w", "bias", "residual", "y"}) == (
+            param.kind not in (ParamKind.THREADS, ParamKind.SCRATCH)
+        )
     source = emitted(recipe, TEXT.format(m="M"))
     assert f"{source.entry}(" in source.text
     assert f"{source.launch.scratch_entry}(" in source.text
@@ -104,15 +109,15 @@ def planted(monkeypatch):
 
 
 def _with_template(recipe, template):
-    import dataclasses
-
     return dataclasses.replace(recipe, template=template)
 
 
 def test_an_unknown_variable_is_a_template_error(planted):
     planted(**{"bad.j2": "$(header)\nint a = $(block_m);\n"})
     recipe = _with_template(recipe_named("gemm.cpp.direct"), "bad.j2")
-    with pytest.raises(TemplateError, match=r"bad\.j2: 'block_m' is undefined .*the recipe and its template must agree"):
+    with pytest.raises(
+        TemplateError, match=r"bad\.j2: 'block_m' is undefined .*the recipe and its template must agree"
+    ):
         emitted(recipe, TEXT.format(m="M"))
 
 
@@ -129,7 +134,9 @@ def test_a_malformed_template_is_a_template_error(planted, text, message):
 
 def test_cpp_stays_itself(planted):
     """Braces, preprocessor lines, shell-like dollars and comments are not Jinja's."""
-    text = "int a[2][2] = {{0, 1}, {2, 3}};\n#define D(x) {%d}\n/* {# kept #} */ asm(\"$0\");\nf<<<g, b>>>(); // $n $(n)\n"
+    text = (
+        'int a[2][2] = {{0, 1}, {2, 3}};\n#define D(x) {%d}\n/* {# kept #} */ asm("$0");\nf<<<g, b>>>(); // $n $(n)\n'
+    )
     planted(**{"plain.j2": text})
     recipe = _with_template(recipe_named("gemm.cpp.direct"), "plain.j2")
     assert emitted(recipe, TEXT.format(m="M")).text == text.replace("$(n)", "200")
@@ -172,30 +179,29 @@ def test_recipe_names_are_unique_and_an_unknown_one_suggests_the_nearest():
     [
         ("gemm[x: f32(M,64), w: f32(70,64)]", "cpp:avx2", "the weight is a plain f32 matrix"),
         ("gemm[x: f32(M,64), w: int3:g32(70,64)]", "cpp:avx2", "codes of 3 bits; the C\\+\\+ recipes decode 4 and 8"),
-        ("gemm[x: f32(M,64), w: int4:g32@dense(70,64)]", "cpp:avx2", "stored as dense; the C\\+\\+ recipes read lane16"),
+        ("gemm[x: f32(M,64), w: int4:g32@dense(70,64)]", "cpp:avx2", "stored as dense; the C\\+\\+ recipes read lane16"),  # noqa: E501
         ("gemm[x: bf16(M,64), w: int8:g32(70,64)]; int8_act", "cpp:avx512_bf16", "numerics int8_act are not"),
-        ("gemm[x: f64(M,64), w: int8:g32(70,64)]", "cpp:avx512_bf16", "x is f64; the C\\+\\+ recipes read f32, bf16, f16"),
+        ("gemm[x: f64(M,64), w: int8:g32(70,64)]", "cpp:avx512_bf16", "x is f64; the C\\+\\+ recipes read f32, bf16, f16"),  # noqa: E501
         ("gemm[x: f32(M,64), w: int8:g32(70,64)] + bias:f64", "cpp:avx2", "bias is f64"),
         ("gemm[x: f32(M,64), w: int8:g32(70,64)] + residual:i32", "cpp:avx2", "residual is i32"),
-        ("gemm[x: bf16(M,64), w: int8:g32(70,64)] -> f16(M,70)", "cpp:avx2", "an output of f16 for activations of bf16"),
+        ("gemm[x: bf16(M,64), w: int8:g32(70,64)] -> f16(M,70)", "cpp:avx2", "an output of f16 for activations of bf16"),  # noqa: E501
     ],
 )  # fmt: skip
 def test_what_no_recipe_computes_is_refused_with_a_reason(text, target, reason):
     spec, on = parse_spec(text), parse_target(target)
     assert recipes_for(spec, on) == ()
     assert default_recipe(spec, on) is None
-    with pytest.raises(AssertionError, match=reason):
-        raise AssertionError("; ".join(refusals(spec, on)))
+    assert any(re.search(reason, each) for each in refusals(spec, on))
 
 
 def test_the_library_takes_every_sample_but_quantised_activations():
     library = recipe_named("gemm.library.torch")
     on = parse_target("library:torch")
-    for text in registry.RECIPES[0].op and parse_spec(TEXT.format(m=4)).op.samples():
+    for text in parse_spec(TEXT.format(m=4)).op.samples():
         assert library.refuses(parse_spec(text), on) is None
     assert "int8_act" in str(library.refuses(parse_spec("gemm[x: bf16(M,64), w: int8:g32(70,64)]; int8_act"), on))
 
 
-@pytest.mark.parametrize(("m", "name"), [(1, "gemv"), (4, "gemv"), (5, "direct"), (63, "direct"), (64, "blocked"), (999, "blocked"), ("M", "blocked")])
+@pytest.mark.parametrize(("m", "name"), [(1, "gemv"), (4, "gemv"), (16, "direct"), (999, "blocked"), ("M", "blocked")])
 def test_the_default_recipe_by_rows(m, name):
     assert default_recipe(parse_spec(TEXT.format(m=m)), HOST).name == f"gemm.cpp.{name}"

@@ -68,9 +68,10 @@ def _default(spec: Spec, target: Target) -> Gemv:
 
 def _refuses(spec: Spec, target: Target) -> str | None:
     rows = spec.input("x").shape[0]
-    if not isinstance(rows, Dim) and rows > MAX_ROWS:
+    reason = refuses(spec, target)  # first: it is every recipe's
+    if reason is None and not isinstance(rows, Dim) and rows > MAX_ROWS:
         return f"M={rows}; gemv is for M up to {MAX_ROWS}"
-    return refuses(spec, target)
+    return reason
 
 
 RECIPE = Recipe(

@@ -1,0 +1,93 @@
+"""judge and check: every way in which a candidate may misbehave is planted once, beside one that does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gridstone.ir.errors import MismatchError
+from gridstone.ir.text import parse_spec
+from gridstone.kernel_cache.toolchain_library import library_call
+from gridstone.proof.check import check, judge
+from gridstone.proof.operands import draw_operands
+
+SPEC = parse_spec("gemm[x: bf16(9,128), w: int4:g32(40,128)] + bias + residual").with_storage("lane16")
+right = library_call(SPEC)
+
+
+def after(spoil):
+    """A candidate that computes rightly and then does something else."""
+
+    def candidate(*tensors, out):
+        right(*tensors, out=out)
+        spoil(tensors, out)
+        return out
+
+    return candidate
+
+
+def beside(out, at):
+    return torch.as_strided(out, (1,), (1,), out.storage_offset() + at)
+
+
+def stale(*tensors, out):
+    """Right for what it was first called with, whatever it is called with now."""
+    if not hasattr(stale, "kept"):
+        stale.kept = right(*tensors)
+    return out.copy_(stale.kept)
+
+
+def test_a_right_candidate_is_right():
+    verdict = judge(right, SPEC, draw_operands(SPEC, 1))
+    assert verdict.right, verdict.problem
+    checked = check(right, SPEC, range(4))
+    assert checked.cases == 4
+    assert 0 < checked.worst_element <= 1
+    assert 0 < checked.worst_rms <= 1
+
+
+@pytest.mark.parametrize(
+    ("candidate", "message"),
+    [
+        (after(lambda t, y: beside(y, -1).fill_(0.0)), "1 elements before and 0 after the output were overwritten"),
+        (after(lambda t, y: beside(y, 9 * 40).fill_(0.0)), "0 elements before and 1 after the output were overwritten"),
+        (after(lambda t, y: beside(y, 9 * 40 + 40).fill_(0.0)), "0 elements before and 1 after"),
+        (after(lambda t, y: t[0][4, 5].add_(1.0)), "operand x was changed"),
+        (after(lambda t, y: t[0][4, 5].neg_()), "operand x was changed"),
+        (after(lambda t, y: t[1][77:78].bitwise_xor_(1)), "operand w was changed"),
+        (after(lambda t, y: t[2][-1:].mul_(2.0)), "operand bias was changed"),
+        (after(lambda t, y: t[3][0].fill_(float("nan"))), "operand residual was changed"),
+        (after(lambda t, y: y[8, 39:].fill_(float("nan"))), "1 elements differ in being NaN, first at \\(8, 39\\)"),
+        (lambda *tensors, out: out, "360 elements differ in being NaN"),
+        (lambda *tensors, out: right(*tensors), "360 elements differ in being NaN"),
+        (after(lambda t, y: y.zero_()), "times its bound"),
+        (after(lambda t, y: y.copy_(y.roll(1, 0))), "times its bound"),
+        (after(lambda t, y: y.copy_(y.roll(1, 1))), "times its bound"),
+        (after(lambda t, y: y.mul_(1.05)), "times its bound"),
+        (after(lambda t, y: y.sub_(t[3])), "times its bound"),
+        (after(lambda t, y: y[:, 32:].zero_()), "times its bound"),
+        (after(lambda t, y: y[2, 2].fill_(float("inf"))), "1 infinities differ, first at \\(2, 2\\)"),
+    ],
+)
+def test_a_misbehaving_candidate_is_caught(candidate, message):
+    with pytest.raises(MismatchError, match=message):
+        check(candidate, SPEC, (11, 12))
+
+
+def test_a_stale_output_is_caught():
+    """Every seed has operands of its own: what was right once is not right again."""
+    assert judge(stale, SPEC, draw_operands(SPEC, 21)).right
+    with pytest.raises(MismatchError, match="with seed 22"):
+        check(stale, SPEC, (21, 22, 23))
+
+
+def test_the_message_says_what_to_repeat():
+    with pytest.raises(
+        MismatchError, match=r"gemm\[x: bf16\(9,128\), w: int4:g32@lane16\(40,128\)\].* with seed 5: element"
+    ):
+        check(after(lambda t, y: y.zero_()), SPEC, (5,))
+
+
+def test_nothing_to_compute_is_right():
+    spec = parse_spec("gemm[x: bf16(0,128), w: int4:g32(40,128)]").with_storage("lane16")
+    assert judge(library_call(spec), spec, draw_operands(spec, 1)).right

@@ -1,0 +1,335 @@
+"""QuantTensor behaves as the matrix that it stands for, and refuses what would decode it in silence."""
+
+from __future__ import annotations
+
+import copy
+import io
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import gridstone
+from gridstone.ir.errors import FormatError
+from gridstone.runtime.tensors import QuantTensor
+from tests.runtime.reference import assert_linear, assert_product
+
+N, K = 48, 64
+
+
+def weight(seed=0, dtype=torch.float32, fmt="int4", **options):
+    generator = torch.Generator().manual_seed(seed)
+    return gridstone.quantize(torch.randn(N, K, generator=generator).to(dtype), fmt, **{"group_size": 32, **options})
+
+
+def rows(*shape, seed=1, dtype=torch.float32):
+    return torch.randn(*shape, K, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+PRODUCTS = {
+    "F.linear": lambda x, w: F.linear(x, w),
+    "@ .T": lambda x, w: x @ w.T,
+    "@ .t()": lambda x, w: x @ w.t(),
+    "@ .transpose(0, 1)": lambda x, w: x @ w.transpose(0, 1),
+    "@ .transpose(-1, -2)": lambda x, w: x @ w.transpose(-1, -2),
+    "@ .mT": lambda x, w: x @ w.mT,
+    "@ .permute(1, 0)": lambda x, w: x @ w.permute(1, 0),
+    "matmul": lambda x, w: torch.matmul(x, w.t()),
+    "F.linear twice transposed": lambda x, w: F.linear(x, w.t().t()),
+}
+STEPPED = {  # rows that do not follow each other: torch repeats the weight instead of flattening x
+    "transposed": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "sliced": lambda x: torch.stack([x, x], dim=2)[:, :, 0],
+    "expanded": lambda x: x[:, :1].expand_as(x),
+    "k strided": lambda x: torch.stack([x, x], dim=-1)[..., 0],
+}
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3), (2, 1, 3), (1,), (0,), (2, 0)], ids=str)
+@pytest.mark.parametrize("spelling", PRODUCTS)
+def test_products(spelling, shape):
+    """Every way to multiply with the stored weight's transpose, for every rank of x."""
+    w, x = weight(), rows(*shape)
+    assert_linear(PRODUCTS[spelling](x, w), x, w)
+
+
+@pytest.mark.parametrize("spelling", PRODUCTS)
+@pytest.mark.parametrize("layout", STEPPED)
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 5)], ids=str)
+def test_products_with_any_layout_of_x(spelling, layout, shape):
+    w, x = weight(), STEPPED[layout](rows(*shape))
+    assert_linear(PRODUCTS[spelling](x, w), x, w)
+    bias = torch.randn(N)
+    assert_linear(F.linear(x, w, bias), x, w, bias)
+    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    grad = torch.randn(*shape, N, generator=torch.Generator().manual_seed(4))
+    (got,) = torch.autograd.grad(PRODUCTS[spelling](x, w), x, grad)
+    assert_product(got.reshape(-1, K), grad.reshape(-1, N), w.dequantize().t().contiguous())
+
+
+@pytest.mark.parametrize("spelling", PRODUCTS)
+def test_products_with_a_vector(spelling):
+    w, x = weight(), rows()
+    assert_linear(PRODUCTS[spelling](x, w).reshape(1, N), x.reshape(1, K), w)
+    assert PRODUCTS[spelling](x, w).shape == (N,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_mm_and_addmm(dtype):
+    w, x, bias = weight(dtype=dtype), rows(5, dtype=dtype), torch.randn(N).to(dtype)
+    assert_linear(torch.mm(x, w.t()), x, w)
+    assert_linear(torch.addmm(bias, x, w.t()), x, w, bias)
+    assert_linear(F.linear(x, w, bias), x, w, bias)
+
+
+def test_addmm_with_factors_or_a_matrix_is_still_the_sum():
+    w, x, bias, matrix = weight(), rows(5), torch.randn(N), torch.randn(5, N)
+    decoded = w.dequantize()
+    torch.testing.assert_close(torch.addmm(bias, x, w.t(), beta=2, alpha=0.5), 2 * bias + 0.5 * (x @ decoded.t()))
+    torch.testing.assert_close(torch.addmm(matrix, x, w.t()), matrix + x @ decoded.t())
+
+
+def test_products_along_the_other_side():
+    """x @ w (not transposed), w @ x and w.t() @ x: decoded, but right."""
+    w = weight()
+    decoded = w.dequantize()
+    g = torch.randn(5, N)
+    assert_product(g @ w, g, decoded.t().contiguous())
+    assert_product(w @ rows(5).t(), decoded, rows(5))
+    assert_product(w.t() @ g.t(), decoded.t().contiguous(), g)
+    assert_product(F.linear(g, w.t()), g, decoded.t().contiguous())
+    assert (torch.randn(2, 3, N) @ w).shape == (2, 3, K)
+
+
+def test_two_quantised_matrices_are_not_multiplied():
+    w = weight()
+    with pytest.raises(FormatError, match=r"two quantised matrices .*dequantize"):
+        w @ w.t()
+
+
+def test_it_looks_like_its_matrix():
+    w = weight(dtype=torch.bfloat16)
+    assert (w.shape, w.dtype, w.dim(), w.numel(), w.device.type) == ((N, K), torch.bfloat16, 2, N * K, "cpu")
+    assert w.t().shape == (K, N)
+    assert w.requires_grad is False
+    assert w.is_contiguous()
+    assert w.packed.dtype == torch.uint8
+    assert w.packed.numel() < N * K
+
+
+def test_repr_names_format_shape_dtype_and_size():
+    assert repr(weight()) == "QuantTensor(int4:g32:f32, shape=(48, 64), dtype=torch.float32, 2560 bytes lane16)"
+    assert repr(torch.nn.Parameter(weight(), requires_grad=False)).count("int4:g32:f32") == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_dequantize(dtype):
+    w = weight()
+    exact = w.dequantize(torch.float64)
+    assert torch.equal(w.dequantize(dtype), exact.to(torch.float32 if dtype != torch.float64 else dtype).to(dtype))
+    assert torch.equal(w.t().dequantize(dtype), w.dequantize(dtype).t())
+    assert w.dequantize().dtype == w.dtype
+
+
+@pytest.mark.parametrize("fmt", ["int4", "uint4:zero", "int8", "uint8:zero", "int2", "int3", "int6"])
+def test_quantising_errs_by_half_a_step_at_most(fmt):
+    """Breaks when rounding, clipping or a zero point is off: within half of a step of the group's own scale."""
+    raw = torch.randn(N, K, generator=torch.Generator().manual_seed(3))
+    w = gridstone.quantize(raw, fmt, group_size=32)
+    step = torch.from_numpy(w.parts().scales).repeat_interleave(32, dim=1)
+    error = (w.dequantize(torch.float64) - raw.double()).abs()
+    assert (error <= step * 0.5 * (1 + 1e-5)).all()
+
+
+def test_dtype_moves_change_what_it_stands_for_and_not_its_bits():
+    w = weight()
+    for moved, dtype in (
+        (w.to(torch.bfloat16), torch.bfloat16),
+        (w.half(), torch.float16),
+        (w.double(), torch.float64),
+    ):
+        assert isinstance(moved, QuantTensor)
+        assert moved.dtype == dtype
+        assert torch.equal(moved.packed, w.packed)
+    assert w.to("cpu") is w
+    assert w.to(torch.float32) is w
+    with pytest.raises(FormatError, match=r"cannot stand for torch.int8 .use a floating-point dtype"):
+        w.to(torch.int8)
+
+
+def test_device_moves_move_the_bytes():
+    moved = weight().to("meta")
+    assert isinstance(moved, QuantTensor)
+    assert moved.device.type == moved.packed.device.type == "meta"
+    assert moved.shape == (N, K)
+
+
+def test_a_module_s_moves_reach_the_weight():
+    layer = gridstone.quantize_model(torch.nn.Linear(K, N), "int4", group_size=32).to(torch.bfloat16)
+    assert isinstance(layer.weight, QuantTensor)
+    assert layer.weight.dtype == torch.bfloat16
+    x = rows(3, dtype=torch.bfloat16)
+    assert_linear(layer(x).detach(), x, layer.weight, layer.bias.detach())
+
+
+@pytest.mark.parametrize(
+    "copied", [torch.clone, torch.Tensor.detach, copy.deepcopy, copy.copy], ids=["clone", "detach", "deepcopy", "copy"]
+)
+def test_copies(copied):
+    w = weight()
+    c = copied(w)
+    assert isinstance(c, QuantTensor)
+    assert torch.equal(c, w)
+    assert (c.packed.data_ptr() == w.packed.data_ptr()) == (copied in (torch.Tensor.detach, copy.copy))
+
+
+def test_equality_is_of_format_and_bits():
+    assert torch.equal(weight(), weight())
+    assert not torch.equal(weight(), weight(seed=9))
+    assert not torch.equal(weight(), weight(fmt="uint4:zero"))
+    assert not torch.equal(weight(), weight().dequantize())
+
+
+@pytest.mark.parametrize(
+    "use",
+    [lambda w: w + 1, lambda w: w * w, lambda w: w[0], lambda w: w.sum(), lambda w: torch.cat([w, w]), lambda w: w.zero_(),  # noqa: E501
+     lambda w: w.reshape(-1), lambda w: F.embedding(torch.tensor([1]), w)],
+)  # fmt: skip
+def test_what_would_decode_in_silence_is_refused(use):
+    """Breaks when a use makes a float copy that nobody asked for, or returns the matrix as if nothing had happened."""
+    with pytest.raises(FormatError, match=r"not defined on a quantised weight .call .dequantize.. first"):
+        use(weight())
+
+
+SAVED = {
+    "tensor": lambda: weight(),
+    "transposed": lambda: weight().t(),
+    "parameter": lambda: torch.nn.Parameter(weight(), requires_grad=False),
+    "state": lambda: gridstone.quantize_model(torch.nn.Linear(K, N), "int4", group_size=32).state_dict(),
+}
+
+
+@pytest.mark.parametrize("what", SAVED)
+def test_save_and_load_with_weights_only(what):
+    saved = SAVED[what]()
+    stream = io.BytesIO()
+    torch.save(saved, stream)
+    stream.seek(0)
+    loaded = torch.load(stream, weights_only=True)
+    pairs = [(saved, loaded)] if what != "state" else [(saved[k], loaded[k]) for k in saved]
+    for old, new in pairs:
+        assert type(old) is type(new)
+        assert torch.equal(old, new)
+
+
+@pytest.mark.parametrize(
+    "order", ["import torch, gridstone", "import gridstone, torch", "import gridstone; import torch.nn"]
+)
+def test_a_fresh_process_loads_with_weights_only(order, tmp_path):
+    """Breaks when the class is known to torch only if the imports happen to come in one order."""
+    torch.save({"w": weight()}, tmp_path / "w.pt")
+    code = (
+        f"{order}\n"
+        f"w = torch.load({str(tmp_path / 'w.pt')!r}, weights_only=True)['w']\n"
+        "assert type(w).__name__ == 'QuantTensor', type(w)\n"
+        f"assert w.dequantize().shape == ({N}, {K})\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_state_is_assigned_into_a_plain_layer():
+    state = gridstone.quantize_model(torch.nn.Linear(K, N), "int4", group_size=32).state_dict()
+    plain = torch.nn.Linear(K, N)
+    plain.load_state_dict(state, assign=True)
+    assert isinstance(plain.weight, QuantTensor)
+    x = rows(3)
+    assert_linear(plain(x).detach(), x, plain.weight, plain.bias.detach())
+
+
+def test_state_is_copied_into_a_quantised_layer():
+    source = gridstone.quantize_model(torch.nn.Linear(K, N), "int4", group_size=32)
+    target = gridstone.quantize_model(torch.nn.Linear(K, N), "int4", group_size=32)
+    before = target.weight
+    target.load_state_dict(source.state_dict())
+    assert target.weight is before
+    assert torch.equal(target.weight, source.weight)
+    assert target.weight.packed.data_ptr() != source.weight.packed.data_ptr()
+
+
+def test_state_loaded_into_a_plain_layer_is_refused():
+    """torch would decode it in silence: a model that fits on disk and not in memory."""
+    state = gridstone.quantize_model(torch.nn.Linear(K, N), "int4", group_size=32).state_dict()
+    plain = torch.nn.Linear(K, N)
+    before = plain.weight.detach().clone()
+    with pytest.raises(RuntimeError, match=r"would decode in silence.*load_state_dict\(..., assign=True\)"):
+        plain.load_state_dict(state)
+    assert torch.equal(plain.weight, before)
+
+
+def test_plain_state_loaded_into_a_quantised_layer_is_refused():
+    layer = gridstone.quantize_model(torch.nn.Linear(K, N), "int4", group_size=32)
+    with pytest.raises(
+        RuntimeError, match=r"a float tensor cannot be copied into a quantised weight.*gridstone.quantize"
+    ):
+        layer.load_state_dict(torch.nn.Linear(K, N).state_dict())
+
+
+def test_state_of_another_format_is_refused():
+    layer = gridstone.quantize_model(torch.nn.Linear(K, N), "int4", group_size=32)
+    other = gridstone.quantize_model(torch.nn.Linear(K, N), "int8", group_size=32)
+    before = layer.weight.packed.clone()
+    with pytest.raises(RuntimeError, match="int8:g32"):
+        layer.load_state_dict(other.state_dict())
+    assert torch.equal(layer.weight.packed, before)
+
+
+def test_a_quantised_weight_is_not_trained():
+    layer = gridstone.quantize_model(torch.nn.Linear(K, N), "int4", group_size=32)
+    assert layer.weight.requires_grad is False
+    assert [name for name, p in layer.named_parameters() if p.requires_grad] == ["bias"]
+    assert isinstance(layer.weight, torch.nn.Parameter)
+
+
+def test_autocast():
+    """x is cast as for a plain layer; the packed weight is not touched."""
+    w, x = weight(), rows(6)
+    with torch.autocast("cpu", torch.bfloat16):
+        results = F.linear(x, w), x @ w.t(), gridstone.linear(x, w)
+    for y in results:
+        assert y.dtype == torch.bfloat16
+        assert_linear(y, x.to(torch.bfloat16), w)
+
+
+def test_inference_mode():
+    with torch.inference_mode():
+        w, x = weight(), rows(6)
+        assert_linear(F.linear(x, w), x, w)
+        assert_linear(gridstone.linear(x, w, activation="relu"), x, w, activation="relu")
+    w = weight()
+    with torch.inference_mode():
+        assert_linear(F.linear(x, w), x, w)
+
+
+def test_quantize_model_keeps_ties_and_skips():
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.head = torch.nn.Linear(K, K), torch.nn.Linear(K, K), torch.nn.Linear(K, N)
+            self.b.weight = self.a.weight
+
+    model = gridstone.quantize_model(Tied(), "int4", group_size=32, skip=("he*",))
+    assert model.a.weight is model.b.weight
+    assert isinstance(model.a.weight, QuantTensor)
+    assert not isinstance(model.head.weight, QuantTensor)
+    assert gridstone.quantize_model(model, "int8", group_size=32).a.weight.format.startswith("int4")
+    with pytest.raises(FormatError, match=r"skip='lm_head' matches no linear layer .layers: a, b, head"):
+        gridstone.quantize_model(Tied(), "int4", skip=("lm_head",))
+
+
+def test_quantize_model_names_the_layer_that_does_not_fit():
+    model = torch.nn.Sequential(torch.nn.Linear(64, 40), torch.nn.Linear(40, 8))
+    with pytest.raises(FormatError, match=r"layer 1: K=40 is not a multiple of the group size 64"):
+        gridstone.quantize_model(model, "int4", group_size=64)
