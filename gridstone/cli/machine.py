@@ -96,8 +96,12 @@ def _compiler() -> Iterator[Finding]:
         yield Finding("compiler", f"not looked for: {error}", False, True, "pip install torch")
         return
     chain = CppToolchain()
-    missing = chain.missing()
-    identity = dict(chain.identity(host_target()))
+    try:
+        missing = chain.missing()
+        identity = dict(chain.identity(host_target()))
+    except GridstoneError as error:  # a variable of the environment is malformed
+        yield Finding("compiler", error.problem, False, True, error.remedy)
+        return
     yield Finding("compiler", missing or f"{chain.compiler()}: {identity['compiler']}", not missing, True, remedy)
     if missing:
         return

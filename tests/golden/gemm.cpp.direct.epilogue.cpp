@@ -2,7 +2,7 @@
 // spec      gemm[x: bf16(M,256), w: int4:g64:zero@lane16(200,256)] + bias + gelu + residual -> f32(M,200)
 // schedule  direct(dot=bf16,m_r=12,n_r=2,m_chunk=96,prefetch=8192)
 // target    cpp:avx512_bf16
-// recipe    gemm.cpp.direct, template d700b5777790faa0
+// recipe    gemm.cpp.direct, template 5c1310b01994bc5d
 // flags     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512 -mavx512bf16
 // storage   w: lane16, 35840 bytes; maps to bits:
 //             codes (n,k) -> 0 + ((16,4,4),((2,4),8,4)):((32,512,71680),((16,4),2048,17920))

@@ -2,7 +2,7 @@
 // spec      gemm[x: f32(M,77), w: uint8:channel:f32:zero@lane16(33,77)] -> f32(M,33)
 // schedule  direct(dot=f32,m_r=6,n_r=4,m_chunk=96,prefetch=8192)
 // target    cpp:avx512_bf16
-// recipe    gemm.cpp.direct, template d700b5777790faa0
+// recipe    gemm.cpp.direct, template 5c1310b01994bc5d
 // flags     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512 -mavx512bf16
 // storage   w: lane16, 6464 bytes; maps to bits:
 //             codes (n,k) -> 0 + ((16,4,1),((2,2),24,1)):((32,512,51712),((16,8),2048,51712))
@@ -187,8 +187,8 @@ template <int BITS, bool ZERO> struct Decoder {  // shift, mask, int32 -> fp32, 
   }
 };
 
-// u - 8 in three operations instead of four: a code at bit 4q under the exponent of 2^(23 - 4q) is the number 2^(23 - 4q) + u, from
-// which one exact subtraction leaves u - 8. Codes above bit 19 would reach the exponent; they come from the word shifted by 12, once.
+// u - BIAS in three operations instead of four: a code at bit 4q under the exponent of 2^(23 - 4q) is the number 2^(23 - 4q) + u, from
+// which one exact subtraction leaves u - BIAS. Codes above bit 19 would reach the exponent; they come from the word shifted by 12, once.
 #if VEC_BYTES < 64
 template <> struct Decoder<4, false> {
   typedef vi Zero;
@@ -196,7 +196,7 @@ template <> struct Decoder<4, false> {
   MEMBER Operand operator()(vu word, int p, Zero) const {
     const int q = p < 5 ? p : p - 3;
     const vu code = (p < 5 ? word : word >> 12) & (15u << 4 * q);
-    return (vf)(code | (uint32_t)(127 + 23 - 4 * q) << 23) - (float)((1 << (23 - 4 * q)) + 8);
+    return (vf)(code | (uint32_t)(127 + 23 - 4 * q) << 23) - (float)((1 << (23 - 4 * q)) + BIAS);
   }
 };
 #endif

@@ -156,6 +156,15 @@ def test_every_target_that_runs_here(recipe, target):
         assert_right(Case(text, recipe, target=target), (1, 3, 26), seed=41)
 
 
+@pytest.mark.parametrize("zero", ["", ":zero"], ids=["", "zero"])
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("target", HERE)
+def test_every_decoder_on_every_target(target, code, zero):
+    """Breaks when a narrower vocabulary decodes one code by the constants of another."""
+    case = Case(f"gemm[x: f32(M,80), w: {code}:g16{zero}(70,80)]", "gemm.cpp.direct", target=target)
+    assert_right(case, (1, 6, 19), seed=44)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", HERE)
 @pytest.mark.parametrize(

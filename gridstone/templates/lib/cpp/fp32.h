@@ -38,8 +38,8 @@ template <int BITS, bool ZERO> struct Decoder {  // shift, mask, int32 -> fp32, 
   }
 };
 
-// u - 8 in three operations instead of four: a code at bit 4q under the exponent of 2^(23 - 4q) is the number 2^(23 - 4q) + u, from
-// which one exact subtraction leaves u - 8. Codes above bit 19 would reach the exponent; they come from the word shifted by 12, once.
+// u - BIAS in three operations instead of four: a code at bit 4q under the exponent of 2^(23 - 4q) is the number 2^(23 - 4q) + u, from
+// which one exact subtraction leaves u - BIAS. Codes above bit 19 would reach the exponent; they come from the word shifted by 12, once.
 #if VEC_BYTES < 64
 template <> struct Decoder<4, false> {
   typedef vi Zero;
@@ -47,7 +47,7 @@ template <> struct Decoder<4, false> {
   MEMBER Operand operator()(vu word, int p, Zero) const {
     const int q = p < 5 ? p : p - 3;
     const vu code = (p < 5 ? word : word >> 12) & (15u << 4 * q);
-    return (vf)(code | (uint32_t)(127 + 23 - 4 * q) << 23) - (float)((1 << (23 - 4 * q)) + 8);
+    return (vf)(code | (uint32_t)(127 + 23 - 4 * q) << 23) - (float)((1 << (23 - 4 * q)) + BIAS);
   }
 };
 #endif
