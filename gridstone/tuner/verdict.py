@@ -45,6 +45,7 @@ def winner(samples: Sequence[Sequence[float]], baselines: Sequence[int], paired:
 
     The baselines (the library call, the default) are the incumbents: a later one takes the place of an earlier one
     only by beating it. Then the fastest challenger that beats every baseline wins; if there is none, the incumbent.
+    Who left a race early, because it lost each of its first rounds by far, neither wins nor has to be beaten again.
 
     Args:
         samples: Seconds by entrant, and by round if they are paired.
@@ -52,7 +53,10 @@ def winner(samples: Sequence[Sequence[float]], baselines: Sequence[int], paired:
         paired: Whether samples of equal index were taken in one round.
     """
     wins = beats if paired else clearly_below
-    known = list(baselines) or [0]
+    longest = max(len(row) for row in samples)
+    stayed = [at for at in range(len(samples)) if not paired or len(samples[at]) >= longest - 1]
+    first = min(stayed, key=lambda at: statistics.median(samples[at]) if samples[at] else math.inf)
+    known = [at for at in baselines if at in stayed] or ([first] if baselines else [0])
     incumbent = known[0]
     for baseline in known[1:]:
         if wins(samples[baseline], samples[incumbent]):
@@ -64,7 +68,7 @@ def winner(samples: Sequence[Sequence[float]], baselines: Sequence[int], paired:
             return statistics.median(paired_ratios)
         return statistics.median(samples[at])
 
-    challengers = sorted((at for at in range(len(samples)) if at not in known and samples[at]), key=slowness)
+    challengers = sorted((at for at in stayed if at not in known and samples[at]), key=slowness)
     for at in challengers:
         if all(wins(samples[at], samples[baseline]) for baseline in known):
             return at

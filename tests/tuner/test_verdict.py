@@ -58,3 +58,19 @@ class TestWinner:
         assert winner([[1.0, 1.2], [0.9, 1.05]], [0], paired=False) == 0
         assert winner([[1.0, 1.2], [0.8, 0.95]], [0], paired=False) == 1
         assert not clearly_below([], [1.0])
+
+
+def test_an_incumbent_that_left_the_race_early_does_not_win():
+    library = [50.9e-3] * 7
+    default = [6.7e-3] * 6 + [60e-3] + [6.7e-3] * 14  # slower once, in the rounds that they shared
+    assert winner([library, default], [0, 1], paired=True) == 1
+
+
+def test_a_challenger_wins_when_every_incumbent_left_the_race_early():
+    library, default, challenger = [9.0] * 5, [3.0] * 5, [1.0] * 21
+    assert winner([library, default, challenger], [0, 1], paired=True) == 2
+
+
+def test_a_round_cut_short_is_not_leaving_early():
+    library, challenger = [1.0] * 20, [1.1] * 21
+    assert winner([challenger, library], [1], paired=True) == 1
