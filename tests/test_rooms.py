@@ -18,7 +18,7 @@ PURE = ("gridstone.ir.text", "gridstone.lower.passes", "gridstone.templates.emit
 EXAMPLES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for path in (ROOT / "gridstone").rglob("*.py")
-    if ">>>" in path.read_text()
+    if "\n    >>> " in path.read_text() or "\n        >>> " in path.read_text()
 )
 
 
