@@ -6,6 +6,7 @@ import functools
 
 import torch
 
+from gridstone.ir.errors import FormatError
 from gridstone.ir.storage import Field, Move, Storage, moves
 
 SCALE_VIEWS = {16: torch.int16, 32: torch.int32}
@@ -39,6 +40,9 @@ def decode_storage(place: Storage, buffer: torch.Tensor, dtype: torch.dtype) -> 
         dtype: Of the result. The product (code - zero) * scale is taken in float32 (float64 if asked for) and
             rounded once.
     """
+    if buffer.numel() != place.bytes or buffer.dtype != torch.uint8 or not buffer.is_contiguous():
+        held = f"{buffer.numel()} elements of {buffer.dtype}"
+        raise FormatError(f"{held} are not the {place.bytes} contiguous bytes of this weight", "re-pack it")
     words = buffer.view(torch.int32)
     groups = place.format.groups(place.k)
     codes = _gather(place.codes[0], words, place.rows, place.columns)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from gridstone.ir.errors import LaunchError
 from gridstone.ir.spec import Spec
 from gridstone.kernel_cache.toolchain import Call
 from gridstone.templates.source import Param, ParamKind, Source
@@ -27,11 +28,19 @@ def _getter(param: Param, places: dict[str, int]) -> Getter:
     at = places[param.operand]
     match param.kind:
         case ParamKind.POINTER:
-            return lambda tensors: tensors[at].data_ptr()
+            return lambda tensors: _address(tensors[at])
         case ParamKind.STRIDE:
             return lambda tensors: tensors[at].stride(0)
         case _:
             return lambda tensors: tensors[at].shape[0]
+
+
+def _address(tensor: torch.Tensor) -> int:
+    """Return where a tensor's values lie; LaunchError for one that has none, which a kernel would take for absent."""
+    address = tensor.data_ptr()
+    if not address and tensor.numel():
+        raise LaunchError(f"an operand of shape {tuple(tensor.shape)} has no memory", "pass a plain, strided tensor")
+    return address
 
 
 def bind(entry: Any, scratch_entry: Any | None, source: Source, spec: Spec) -> Call:  # ctypes functions have no type

@@ -125,7 +125,8 @@ class CppToolchain:
         digest = hashlib.sha256("\0".join([*command, _identify(shlex.join(command[:1])) or "", PRELUDE]).encode())
         folder = Path(tempfile.gettempdir()) / f"gridstone-pch-{os.getuid()}-{digest.hexdigest()[:16]}"
         header = folder / "prelude.h"
-        if header.exists() and header.stat().st_uid == os.getuid() and header.read_text() == PRELUDE:
+        own = folder.is_dir() and not folder.is_symlink() and folder.lstat().st_uid == os.getuid()
+        if own and header.exists() and header.stat().st_uid == os.getuid() and header.read_text() == PRELUDE:
             return header
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.lstat().st_uid != os.getuid():  # made by another user, who could put any code into it

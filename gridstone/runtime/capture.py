@@ -20,6 +20,7 @@ from gridstone.ir.errors import CaptureError
 from gridstone.ir.graph import INPUT, OUTPUT, Argument, Graph, Node, Ref
 from gridstone.runtime.tensors import QuantTensor
 
+MUTATES = "!"  # ends the name of a call that may change its operands, or of which nothing is known
 TRANSPOSES = ("aten.t", "aten.numpy_T", "aten.mT", "aten.adjoint", "aten.matrix_H")
 
 
@@ -105,13 +106,14 @@ def to_graph(graph: torch.fx.Graph) -> Graph:
 def _call(node: torch.fx.Node, renamed: dict[str, str]) -> tuple[str, tuple[Argument, ...]]:
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
-        return str(target), tuple(_argument(argument, renamed) for argument in node.args)
+        return f"{target}{MUTATES}", tuple(_argument(argument, renamed) for argument in node.args)
     given = dict(zip((a.name for a in target._schema.arguments), node.args, strict=False)) | dict(node.kwargs)
     arguments = tuple(
         _argument(given.get(a.name, a.default_value if a.has_default_value() else None), renamed)
         for a in target._schema.arguments
     )
-    return target.overloadpacket._qualified_op_name.replace("::", "."), arguments
+    name = target.overloadpacket._qualified_op_name.replace("::", ".")
+    return name + (MUTATES if target._schema.is_mutable and not name.endswith("_") else ""), arguments
 
 
 def _argument(value: Any, renamed: dict[str, str]) -> Argument:

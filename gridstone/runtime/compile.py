@@ -21,6 +21,7 @@ from gridstone.runtime.linear_key import TUNE
 from gridstone.runtime.rewrite import Rewritten, rewrite
 
 log = logging.getLogger("gridstone")
+MODES = ("_enter_autocast", "_exit_autocast", "_set_grad_enabled", "_enter_inference_mode", "_exit_inference_mode")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -68,8 +69,24 @@ class Backend:
 
 def captured(module: torch.fx.GraphModule) -> Captured:
     """Capture one of Dynamo's graphs on the fake inputs that Dynamo left in it."""
+    for node in module.graph.nodes:
+        reason = _keeps_dynamo(node)
+        if reason:
+            raise CaptureError(reason, "move it out of the compiled function to have its linear layers replaced")
     values = [node.meta["example_value"] for node in module.graph.nodes if node.op == "placeholder"]
     return trace(lambda *arguments: module(*arguments), values)
+
+
+def _keeps_dynamo(node: torch.fx.Node) -> str:
+    """Return why a call must not be traced once more, or nothing: what it switches on would be lost or baked in."""
+    if node.op != "call_function":
+        return ""
+    name = getattr(node.target, "__name__", str(node.target))
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        return f"the program holds {name}, whose rules do not survive a second trace"
+    if name in MODES or "functorch" in str(getattr(node.target, "__module__", "")):
+        return f"the program holds {name}, which changes what the calls after it mean"
+    return ""
 
 
 def backend(

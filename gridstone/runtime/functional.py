@@ -15,6 +15,7 @@ from gridstone.runtime.quantizers.nearest import quantize_nearest
 from gridstone.runtime.tensors import QuantTensor
 
 NATIVE_STORAGE = "lane16"
+PLAIN = (torch.Tensor, torch.nn.Parameter)
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -104,9 +105,18 @@ def linear(
         x = x.to(lower)
         bias = None if bias is None else bias.to(lower)
         residual = None if residual is None else residual.to(lower)
-    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and _wants_grad(x, bias, residual)):
+    if (
+        torch.compiler.is_compiling()
+        or not (_is_direct(x) and _is_direct(bias) and _is_direct(residual))
+        or (torch.is_grad_enabled() and _wants_grad(x, bias, residual))
+    ):
         return torch.ops.gridstone.qlinear(x, w, bias, residual, name, numerics)
     return run_linear(x, w.packed, bias, residual, w.call_key(name, numerics))
+
+
+def _is_direct(tensor: torch.Tensor | None) -> bool:
+    """Whether a tensor's memory is its values, so that a kernel may read them; the dispatcher resolves all others."""
+    return tensor is None or (type(tensor) in PLAIN and not tensor.is_neg())
 
 
 def _wants_grad(*tensors: torch.Tensor | None) -> bool:

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from gridstone.ir.graph import INPUT, Argument, Graph, Node, Ref
-from gridstone.runtime.capture import trace
+from gridstone.runtime.capture import MUTATES, trace
 from gridstone.runtime.patterns.linear import BASES, EPILOGUES, Pattern
 
 COMMUTATIVE = ("aten.add", "aten.mul")
@@ -158,7 +158,7 @@ def _with_epilogues(graph: Graph, match: LinearMatch, taken: Set[str]) -> Linear
 def _mutates_between(graph: Graph, first: str, last: str) -> bool:
     """Whether a tensor is changed in place between two nodes: an operand read later might have another value."""
     names = list(graph.nodes)
-    return any(graph[name].target.endswith("_") for name in names[names.index(first) : names.index(last)])
+    return any(graph[name].target.endswith(("_", MUTATES)) for name in names[names.index(first) : names.index(last)])
 
 
 def _next_epilogue(graph: Graph, match: LinearMatch) -> LinearMatch | None:

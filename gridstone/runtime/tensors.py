@@ -111,7 +111,8 @@ class QuantTensor(torch.Tensor):
         """Return one with another buffer or other fields."""
         names = ("format", "storage_name", "n", "k", "dtype", "transposed", "lead")
         context = {name: changes.get(name, getattr(self, name)) for name in names}
-        return QuantTensor(self.packed if packed is None else packed, **context)
+        with torch.inference_mode(False):  # a wrapper holds no values: it needs no inference tensor's savings
+            return QuantTensor(self.packed if packed is None else packed, **context)
 
     def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Return the decoded matrix, in its own dtype unless another is asked for.
@@ -256,7 +257,12 @@ def _same(func: Any, w: QuantTensor, *args: Any, **kwargs: Any) -> QuantTensor:
 
 
 def _copy(func: Any, target: Any, source: Any, *args: Any, **kwargs: Any) -> Any:
-    if isinstance(target, QuantTensor) and isinstance(source, QuantTensor) and target.key == source.key:
+    if (
+        isinstance(target, QuantTensor)
+        and isinstance(source, QuantTensor)
+        and target.key == source.key
+        and (target.transposed == source.transposed)
+    ):
         target.packed.copy_(source.packed)
         return target
     if isinstance(source, QuantTensor):

@@ -34,9 +34,20 @@ def quantize_nearest(w: torch.Tensor, fmt: Format) -> Quantized:
             raise FormatError(f"{fmt} holds no negative weights", f"use {fmt}:zero or a signed code")
         span = high / code.high
     else:
+        if code.high == 0 and bool((high > 0).any()):
+            raise FormatError(f"{fmt} holds no positive weights: its values are -1 and 0", "use int2, or uint1:zero")
         above = high / code.high if code.high else torch.zeros_like(high)
         span = torch.maximum(above, low / code.low)
-    scales = span.to(getattr(torch, fmt.scale.torch)).to(torch.float32)
+    kind = getattr(torch, fmt.scale.torch)
+    scales = span.to(kind).to(torch.float32)
+    # A scale that was rounded down would clip: take the next one above.
+    scales = torch.where(scales < span, (span * (1.0 + fmt.scale.unit_roundoff)).to(kind).to(torch.float32), scales)
+    smallest = torch.finfo(kind).smallest_normal
+    if bool(((span > 0) & (scales < smallest)).any()):
+        least = float(span[span > 0].min())
+        raise FormatError(
+            f"a scale of {least:.4g} underflows {fmt.scale}", "use f32 scales (:f32), or scale the weight"
+        )
     if not bool(torch.isfinite(scales).all()):
         raise FormatError(f"a scale of {float(span.max()):.4g} overflows {fmt.scale}", "use f32 scales (:f32)")
     scales = torch.where(scales == 0, torch.ones_like(scales), scales)
