@@ -255,9 +255,9 @@ def moves(field: Field, columns: int) -> list[Move]:
     return copies
 
 
-def _strided(array: npt.NDArray[np.generic], start: int, extents: tuple[int, ...], steps: tuple[int, ...]) -> Words:
+def _strided(array: Words, start: int, extents: tuple[int, ...], steps: tuple[int, ...]) -> Words:
     strides = [step * array.itemsize for step in steps]
-    return np.lib.stride_tricks.as_strided(array.reshape(-1)[start:], extents, strides)  # type: ignore[no-any-return]
+    return np.lib.stride_tricks.as_strided(array.reshape(-1)[start:], extents, strides)
 
 
 def _scatter(field: Field, elements: Words, words: Words) -> None:

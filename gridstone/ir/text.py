@@ -201,7 +201,7 @@ def _op(reader: _Reader) -> Op:
     if name not in OPS:
         raise reader.unknown("unknown op", name, OPS)
     kind = OPS[name]
-    fields = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    fields = [field.name for field in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
     attributes: dict[str, Literal] = {}
     if reader.accept("{"):
         while not reader.accept("}"):
@@ -318,7 +318,7 @@ def print_epilogue(step: Epilogue, output: DType) -> str:
 
 def print_spec(spec: Spec) -> str:
     """Return the text form of a spec, which `parse_spec` reads back to an equal one."""
-    fields = dataclasses.fields(spec.op)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    fields = dataclasses.fields(spec.op)  # pyright: ignore[reportArgumentType]
     shown = [f"{f.name}={_show(getattr(spec.op, f.name))}" for f in fields if getattr(spec.op, f.name) != f.default]
     attributes = "{" + ",".join(shown) + "}" if shown else ""
     operands = ", ".join(f"{operand.name}: {operand.type}" for operand in spec.inputs)

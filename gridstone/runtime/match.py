@@ -92,12 +92,8 @@ def _unify(
         return _unify_all(pattern, graph, want, have, roles, state)
     if isinstance(have, Ref | tuple):
         return None
-    same = want == have or (_number(want) and _number(have) and float(want) == float(have))  # type: ignore[arg-type]
+    same = want == have and isinstance(want, bool) == isinstance(have, bool)  # True is no 1, but 3 is 3.0
     return state if same else None
-
-
-def _number(value: Argument) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _unify_node(
