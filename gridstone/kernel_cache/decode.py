@@ -7,6 +7,7 @@ import functools
 import torch
 
 from gridstone.ir.errors import FormatError
+from gridstone.ir.format import CHANNEL
 from gridstone.ir.storage import Field, Move, Storage, moves
 
 SCALE_VIEWS = {16: torch.int16, 32: torch.int32}
@@ -43,8 +44,10 @@ def decode_storage(place: Storage, buffer: torch.Tensor, dtype: torch.dtype) -> 
     if buffer.numel() != place.bytes or buffer.dtype != torch.uint8 or not buffer.is_contiguous():
         held = f"{buffer.numel()} elements of {buffer.dtype}"
         raise FormatError(f"{held} are not the {place.bytes} contiguous bytes of this weight", "re-pack it")
+    if buffer.storage_offset() % 4:  # a slice of a larger buffer; torch views bytes as words only at whole words
+        buffer = buffer.clone()
     words = buffer.view(torch.int32)
-    groups = place.format.groups(place.k)
+    groups = place.groups
     codes = _gather(place.codes[0], words, place.rows, place.columns)
     for field in place.codes[1:]:
         codes |= _gather(field, words, place.rows, place.columns)
@@ -52,8 +55,8 @@ def decode_storage(place: Storage, buffer: torch.Tensor, dtype: torch.dtype) -> 
     scale_dtype = getattr(torch, place.format.scale.torch)
     scales = raw.view(torch.float32) if place.format.scale.bits == 32 else raw.to(torch.int16).view(scale_dtype)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    if groups > 1:
-        codes = codes[:, : place.k]  # dense pads rows beyond the last group
+    if place.format.group != CHANNEL:
+        codes = codes[:, : groups * place.format.group]  # dense pads rows beyond the last group
     grouped = codes.reshape(place.rows, groups, -1)  # in place from here on: 8 bytes an element at most
     if place.zeros is not None:
         grouped.sub_(_gather(place.zeros, words, place.rows, groups).unsqueeze(-1))

@@ -148,6 +148,14 @@ def private_folder(base: str | None) -> Path:
     return folder
 
 
+def runs_from(path: Path) -> bool:
+    """Return whether the file system of a file lets code be loaded from it."""
+    try:
+        return not os.statvfs(path).f_flag & os.ST_NOEXEC
+    except OSError:
+        return True
+
+
 def touch(path: Path) -> None:
     """Note a use of a file in its modification time, at most every `TOUCH_SECONDS`."""
     found, now = status(path), time.time()

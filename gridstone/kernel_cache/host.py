@@ -7,7 +7,7 @@ import os
 import platform
 from pathlib import Path
 
-from gridstone.lower.target import Target, cpp_target, parse_target
+from gridstone.lower.target import Language, Target, cpp_target, parse_target
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -39,9 +39,14 @@ def runs_here(target: Target) -> bool:
 
 
 @functools.cache
-def device_name() -> str:
-    """Return what records call this machine: the CPU's model and the target that it is used as."""
-    return f"{cpu_facts()[0]} [{host_target().arch}]"
+def device_name(target: Target | None = None) -> str:
+    """Return what records call this machine: the CPU's model and the target that it is used as, its widest if omitted.
+
+    A search for another target has winners of its own: they must not take the place of the widest one's.
+    """
+    if target is None or target.language is Language.LIBRARY:
+        target = host_target()
+    return f"{cpu_facts()[0]} [{target.arch}]"
 
 
 def usable_cores() -> int:

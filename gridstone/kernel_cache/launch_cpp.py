@@ -1,4 +1,7 @@
-"""Launching C++ kernels: from tensors to the arguments of a C entry point."""
+"""Launching C++ kernels: from tensors to the arguments of a C entry point.
+
+What an output looks like is the op's affair, so each op has a launcher, a line of `LAUNCHERS`.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,18 @@ from gridstone.kernel_cache.toolchain import Call
 from gridstone.templates.source import Param, ParamKind, Source
 
 OUTPUT = "y"
+CPU = torch.device("cpu")  # named at each allocation: a program may have made another device its default
 KNOWN_SIZES = 1024  # scratch sizes remembered per kernel
 Tensors = tuple[torch.Tensor, ...]
 Getter = Callable[[Tensors], int]
 
 
-def _getter(param: Param, places: dict[str, int]) -> Getter:
-    """Return the function that reads an argument off (operands..., output)."""
+def _getter(param: Param, places: dict[str, int]) -> Getter | None:
+    """Return the function that reads an argument off (operands..., output); None for one that is absent or scratch."""
     if param.kind is ParamKind.THREADS:
         return lambda _: torch.get_num_threads()
     if param.operand not in places:
-        return lambda _: 0
+        return None
     at = places[param.operand]
     match param.kind:
         case ParamKind.POINTER:
@@ -44,7 +48,18 @@ def _address(tensor: torch.Tensor) -> int:
 
 
 def bind(entry: Any, scratch_entry: Any | None, source: Source, spec: Spec) -> Call:  # ctypes functions have no type
-    """Return `call(*tensors, out=None)` for an entry point whose parameters the source describes.
+    """Return `call(*tensors, out=None)` for an entry point whose parameters the source describes; nothing is checked.
+
+    Raises:
+        LaunchError: The spec's op has no launcher.
+    """
+    if spec.op.name not in LAUNCHERS:
+        raise LaunchError(f"no launcher for {spec.op.name}", "add it to LAUNCHERS in kernel_cache/launch_cpp.py")
+    return LAUNCHERS[spec.op.name](entry, scratch_entry, source, spec)
+
+
+def bind_gemm(entry: Any, scratch_entry: Any | None, source: Source, spec: Spec) -> Call:
+    """Return the call of a gemm kernel: any number of rows of x, an output of (rows, N).
 
     Rows of an operand must be contiguous; one whose last stride is not 1 is copied first. Every call owns its output
     and its scratch, so that Python threads may call at once: ctypes releases the lock.
@@ -56,7 +71,9 @@ def bind(entry: Any, scratch_entry: Any | None, source: Source, spec: Spec) -> C
     kinds = {ParamKind.THREADS: ctypes.c_int64, ParamKind.ROWS: ctypes.c_int64, ParamKind.STRIDE: ctypes.c_int64}
     entry.argtypes = [kinds.get(param.kind, ctypes.c_void_p) for param in source.params]
     entry.restype = None
-    getters = [_getter(param, places) for param in source.params]
+    found = [(at, _getter(param, places)) for at, param in enumerate(source.params)]
+    getters = [(at, getter) for at, getter in found if getter is not None]
+    absent = [0] * len(source.params)
     scratch_at = next((at for at, param in enumerate(source.params) if param.kind is ParamKind.SCRATCH), None)
     if scratch_entry is not None:
         scratch_entry.argtypes = [ctypes.c_int64, ctypes.c_int64]
@@ -71,11 +88,13 @@ def bind(entry: Any, scratch_entry: Any | None, source: Source, spec: Spec) -> C
             if tensors[at].stride(-1) != 1 and tensors[at].shape[-1] > 1:
                 tensors = tuple(t.contiguous() if i == at else t for i, t in enumerate(tensors))
         rows = tensors[rows_at].shape[0]
-        y = empty((rows, columns), dtype=dtype) if out is None else out
+        y = empty((rows, columns), dtype=dtype, device=CPU) if out is None else out
         if rows == 0:
             return y
         operands = (*tensors, y)
-        arguments = [getter(operands) for getter in getters]
+        arguments = absent.copy()
+        for at, getter in getters:
+            arguments[at] = getter(operands)
         if scratch_at is not None:
             threads = get_num_threads()
             size = sizes.get((rows, threads))
@@ -85,9 +104,12 @@ def bind(entry: Any, scratch_entry: Any | None, source: Source, spec: Spec) -> C
                 if len(sizes) > KNOWN_SIZES:
                     sizes.clear()
             if size:
-                scratch = empty(size, dtype=torch.uint8)  # lives until the call returns
+                scratch = empty(size, dtype=torch.uint8, device=CPU)  # lives until the call returns
                 arguments[scratch_at] = scratch.data_ptr()
         entry(*arguments)
         return y
 
     return call
+
+
+LAUNCHERS: dict[str, Callable[[Any, Any | None, Source, Spec], Call]] = {"gemm": bind_gemm}

@@ -25,25 +25,31 @@ _UNITS = {
 class Settings:
     """What a user may set through the environment.
 
+    A limit only bounds the cache, so a malformed one is complained about and the default holds. A malformed folder or
+    compiler is refused: no other one is what its user meant.
+
     Args:
         cache_dir: Root of the kernel cache (`GRIDSTONE_CACHE_DIR`); it need not exist, nor be writable.
         cache_limit: Bytes beyond which the least recently used artefacts are pruned (`GRIDSTONE_CACHE_LIMIT`).
         compiler: Command of the C++ compiler in shell words, such as "ccache g++" (`GRIDSTONE_CXX`, then `CXX`); None
             means that the toolchain searches for one.
+        complaints: What was set and is not heeded, each with the variable, its value and a remedy.
     """
 
     cache_dir: Path
     cache_limit: int
     compiler: str | None
+    complaints: tuple[CacheError, ...] = ()
 
 
 def read_settings() -> Settings:
     """Read the environment as it is now; a variable that is empty counts as not set.
 
     Raises:
-        CacheError: A variable's value is malformed; names the variable, the value and a remedy.
+        CacheError: The folder's or the compiler's value is malformed; names the variable, the value and a remedy.
     """
-    return Settings(_cache_dir(), _cache_limit(), _compiler())
+    limit, complaints = _cache_limit()
+    return Settings(_cache_dir(), limit, _compiler(), complaints)
 
 
 def parse_size(text: str) -> int:
@@ -75,15 +81,15 @@ def _cache_dir() -> Path:
     return folder.absolute()
 
 
-def _cache_limit() -> int:
+def _cache_limit() -> tuple[int, tuple[CacheError, ...]]:
     text = os.environ.get("GRIDSTONE_CACHE_LIMIT", "")
     if not text:
-        return DEFAULT_LIMIT
+        return DEFAULT_LIMIT, ()
     try:
-        return parse_size(text)
+        return parse_size(text), ()
     except ValueError:
-        remedy = "write a positive size such as 2GiB, 500MB or 1000000"
-        raise CacheError(f"GRIDSTONE_CACHE_LIMIT={text!r} is not a size", remedy) from None
+        problem = f"GRIDSTONE_CACHE_LIMIT={text!r} is not a size, so the limit is {DEFAULT_LIMIT >> 30} GiB"
+        return DEFAULT_LIMIT, (CacheError(problem, "write a positive size such as 2GiB, 500MB or 1000000"),)
 
 
 def _compiler() -> str | None:

@@ -96,6 +96,13 @@ class Usage:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    entry: Entry
+    path: Path
+    blob: bytes
+
+
 class Store:
     """A content-addressed cache of build artefacts in one folder, shared by any number of threads and processes.
 
@@ -113,6 +120,7 @@ class Store:
         self._counters = Counters()
         self._room = 0  # bytes that may be written before the folder is measured again
         self._private: dict[str, tuple[Path, str]] = {}  # key digest -> temporary file and its hash
+        self._rejected: set[Path] = set()  # blobs of no use that may still be there: the folder may be read-only
 
     def get(self, key: Key) -> Path | None:
         """Return the path of a verified artefact, or None; never raises on what it finds in the folder."""
@@ -162,6 +170,21 @@ class Store:
         self._count(hits=1)
         return found
 
+    def reject(self, key: Key, why: str) -> None:
+        """Set an artefact aside whose bytes are those that were kept, but of no use: it is a miss from now on."""
+        digest = key.digest
+        path = self._entry_path(digest)
+        private = self._private.pop(digest, None)
+        if private:
+            remove(private[0])
+        places = [path]
+        with contextlib.suppress(CacheError, OSError):
+            if (data := read_regular(path)) is not None:
+                # Other entries of these bytes find them missing, so they are built anew too.
+                places.append(self._blob_path(unseal_entry(data, digest)))
+        self._rejected.update(places[1:])
+        self._count(quarantined=sum([set_aside(place, self.root, why) for place in places if status(place)]))
+
     def entries(self) -> tuple[Entry, ...]:
         """Return the readable entries, most recently used first; blobs are not read."""
         return tuple(entry for _, _, entry in reversed(self._by_use()) if entry)
@@ -184,13 +207,19 @@ class Store:
         """Remove leftovers, then the least recently used entries until the limit is kept; return the bytes freed."""
         return self._prune(just_written="")
 
-    def verify(self) -> list[str]:
-        """Check every entry and blob and return what is wrong, one line each; changes nothing."""
+    def verify(self, examine: Callable[[Entry, bytes], str] = lambda entry, blob: "") -> list[str]:
+        """Check every entry and blob and return what is wrong, one line each; changes nothing.
+
+        Args:
+            examine: Says what is wrong with the bytes of an artefact that are those that were kept; empty for nothing.
+        """
         problems: list[str] = []
         for path in (*self._files("entries"), *self._files("blobs")):
             try:
                 if path.suffix == ".json" and path.parent.parent.name == "entries":
-                    self._open(path)
+                    kept = self._open(path)
+                    if kept is not None and (why := examine(kept.entry, kept.blob)):
+                        problems.append(f"{path.relative_to(self.root)}: its blob {kept.path.name} {why}")
                 elif (data := read_regular(path)) is not None and sha256(data) != path.name[:64]:
                     problems.append(f"{path.relative_to(self.root)}: its bytes are not those that its name says")
             except CacheError as error:
@@ -206,7 +235,7 @@ class Store:
             return f"{key.kind} {digest[:12]} is not a miss: it is kept"
         head = f"{key.kind} {digest[:12]} is a miss"
         if any(path.name.startswith(digest) for path in self._quarantine()):
-            return f"{head}: its entry was damaged and is in the folder quarantine"
+            return f"{head}: its entry was damaged or could not be loaded, and is in the folder quarantine"
         kept = [entry.key for entry in self.entries()]
         nearest = nearest_key(key, kept)
         if nearest is None:
@@ -241,17 +270,17 @@ class Store:
             self._count(quarantined=int(set_aside(path, self.root, error.problem)))
         except OSError as error:  # not damage, perhaps not lasting: permissions, too many open files, a network folder
             _LOG.info("%s cannot be read: %s", path, error.strerror)
-        if found is not None:
+        if found is not None and found.path not in self._rejected:
             touch(path)
-            return Built(found, hit=True, persisted=True)
+            return Built(found.path, hit=True, persisted=True)
         private = self._private.get(digest)
         with contextlib.suppress(CacheError, OSError):
             if private and (data := read_regular(private[0])) is not None and sha256(data) == private[1]:
                 return Built(private[0], hit=True, persisted=False)
         return None
 
-    def _open(self, path: Path) -> Path | None:
-        """Return the verified blob of an entry's file, None when there is no entry; CacheError when it is damaged."""
+    def _open(self, path: Path) -> _Kept | None:
+        """Return what an entry's file keeps, verified; None when there is no entry; CacheError when it is damaged."""
         data = read_regular(path)
         if data is None:
             return None
@@ -262,7 +291,7 @@ class Store:
             raise CacheError(f"its blob {place.name} is missing")
         if len(blob) != entry.size or sha256(blob) != entry.blob:
             raise CacheError(f"its blob {place.name} is damaged")
-        return place
+        return _Kept(entry, place, blob)
 
     def _persist(self, key: Key, blob: bytes, suffix: str) -> Path:
         entry = Entry(key.kind, key.fields, sha256(blob), len(blob), suffix)
@@ -270,6 +299,7 @@ class Store:
         # The blob is written even where it exists: that mends a damaged one, and keeps it young for a pruner elsewhere.
         for path, data in ((place, blob), (self._entry_path(digest), text)):
             write_over(path, data, self.root)
+        self._rejected.discard(place)
         with self._guard:
             self._room -= len(blob) + len(text)
             due = self._room < 0

@@ -13,13 +13,22 @@ from dataclasses import dataclass
 
 import torch
 
-from gridstone.ir.errors import BuildError, FormatError, GridstoneError, LaunchError, ScheduleError, SpecError
+from gridstone.ir.errors import (
+    BuildError,
+    CacheError,
+    FormatError,
+    GridstoneError,
+    LaunchError,
+    ScheduleError,
+    SpecError,
+)
 from gridstone.ir.spec import Spec
 from gridstone.ir.storage import storage
 from gridstone.ir.text import print_spec
 from gridstone.kernel_cache.host import LIBRARY, device_name, host_target, runs_here
 from gridstone.kernel_cache.make import default_book, make_kernel
 from gridstone.kernel_cache.records import Record
+from gridstone.kernel_cache.staleness import stale
 from gridstone.kernel_cache.toolchain import Call, Kernel
 from gridstone.lower.bucket import BUCKETS, problem
 from gridstone.lower.schedule import Schedule, parse_schedule, print_schedule
@@ -27,7 +36,6 @@ from gridstone.lower.target import Target, parse_target
 from gridstone.runtime.linear_key import LinearKey, our_dtype, parse_key, spec_of
 from gridstone.templates.recipe import Recipe
 from gridstone.templates.registry import default_recipe, recipe_named, refusal, refusals
-from gridstone.templates.render import recipe_hash
 
 log = logging.getLogger("gridstone")
 TUNE_NOW_SECONDS = 20.0
@@ -41,7 +49,7 @@ class Chosen:
     Args:
         spec: The problem, M bound to its bucket.
         recipe, schedule, target: What computes it.
-        why: `tuned record`, `default schedule`, or `library: ` and the reason.
+        why: `tuned record`; `default schedule`, and why not a record where there is one; or `library: ` and the reason.
         kernel: The loaded kernel.
     """
 
@@ -62,13 +70,18 @@ class _Bound:
 
 
 class Dispatcher:
-    """The table of bound kernels of this process."""
+    """The table of bound kernels of this process.
+
+    Python threads bind different problems at once: a build or a search of one holds up no other. Only searches wait for
+    each other, since two at once would time each other. What is in progress during `clear` is forgotten with the rest.
+    """
 
     def __init__(self) -> None:
         self._table: dict[tuple[object, ...], _Bound] = {}
         self._chosen: dict[str, Chosen] = {}
         self._warned: set[str] = set()
-        self._lock = threading.RLock()
+        self._locks: dict[str, threading.RLock] = {}  # one per problem
+        self._warning, self._searching = threading.Lock(), threading.Lock()
 
     def linear(
         self,
@@ -146,7 +159,7 @@ class Dispatcher:
         residual: torch.Tensor | None,
         text: str,
     ) -> _Bound:
-        key = parse_key(text)
+        table, key = self._table, parse_key(text)
         kind = our_dtype(x)
         assert kind is not None
         assert key.weight.format is not None
@@ -156,10 +169,8 @@ class Dispatcher:
         probe = _Bound(_never, n, k, size)
         if x.shape[-1] != k or not _holds(packed, size) or not (x.is_cpu and packed.is_cpu):
             raise self._refuse(x, packed, probe)
-        with self._lock:
-            chosen = self.choose(spec, rows, key)
-            bound = _Bound(chosen.kernel.call, n, k, size)
-            self._table[slot] = bound
+        chosen = self.choose(spec, rows, key)
+        bound = table[slot] = _Bound(chosen.kernel.call, n, k, size)
         return bound
 
     def choose(self, spec: Spec, rows: int, key: LinearKey) -> Chosen:
@@ -167,22 +178,16 @@ class Dispatcher:
         threads = torch.get_num_threads()
         at = problem(spec, max(rows, 1))
         name = f"{print_spec(at)} on {key.target}, tune={key.tune}, {threads} threads"
-        if name in self._chosen:
-            return self._chosen[name]
-        target = host_target() if key.target == "auto" else parse_target(key.target)
-        chosen = self._load(at, target, key, threads)
-        self._chosen[name] = chosen
-        return chosen
+        chosen = self._chosen
+        with self._locks.setdefault(name, threading.RLock()):
+            if name not in chosen:
+                target = host_target() if key.target == "auto" else parse_target(key.target)
+                chosen[name] = self._load(at, target, key, threads)
+            return chosen[name]
 
     def _load(self, spec: Spec, target: Target, key: LinearKey, threads: int) -> Chosen:
-        record = None
-        if key.tune == "now" and target != LIBRARY:
-            from gridstone.tuner.job import tune  # noqa: PLC0415  brings Optuna, which only this policy needs
-
-            record = tune(spec, (target, LIBRARY), budget_seconds=TUNE_NOW_SECONDS, threads=threads).winner
-        elif key.tune == "cached":
-            record = tuned_record(spec, threads, key.target)
-        why, topic = "default schedule", ""
+        record, past = self._record(spec, target, key, threads)
+        why, topic = f"default schedule, as {past}" if past else "default schedule", ""
         if record is not None:
             try:
                 return self._made(spec, *_of_record(record, spec), "tuned record")
@@ -196,12 +201,12 @@ class Dispatcher:
                     raise LaunchError(f"{target} does not run on this machine", "use target=auto")
                 schedule = recipe.space.default(spec, target)
                 return self._made(spec, recipe, schedule, target, why)
-            except (BuildError, LaunchError, ScheduleError) as error:
+            except (BuildError, CacheError, LaunchError, ScheduleError) as error:
                 why = str(error)
                 topic = f"{type(error).__name__} on {target}"  # said once, not once per recipe; explain says each
         else:
             why = "; ".join(refusals(spec, target)) or f"no recipe for {target}"
-        library = recipe_named("gemm.library.torch")
+        library = recipe_named(f"{spec.op.name}.library.torch")
         refused = refusal(library, spec, LIBRARY)
         if refused is not None:
             raise SpecError(f"nothing computes {print_spec(spec)}: {why}; {refused}", "use numerics=exact or bf16")
@@ -209,13 +214,31 @@ class Dispatcher:
             self._warn(f"{spec.op.name} runs through the library instead of {target}: {why}", topic)
         return self._made(spec, library, library.space.default(spec, LIBRARY), LIBRARY, f"library: {why}".rstrip(": "))
 
+    def _record(self, spec: Spec, target: Target, key: LinearKey, threads: int) -> tuple[Record | None, str]:
+        """Return the record that decides, or else why the one that there is does not."""
+        if key.tune == "off" or (key.tune == "now" and target == LIBRARY):
+            return None, ""
+        try:
+            if key.tune == "cached":
+                return find_record(spec, threads, key.target)
+            from gridstone.tuner.job import tune  # noqa: PLC0415  brings Optuna, which only this policy needs
+
+            with self._searching:
+                return tune(spec, (target, LIBRARY), budget_seconds=TUNE_NOW_SECONDS, threads=threads).winner, ""
+        except GridstoneError as error:  # it costs the record, not the call
+            if not isinstance(error, CacheError):  # which the build says too
+                self._warn(f"{print_spec(spec)} could not be tuned: {error}", f"not tuned: {error}")
+            return None, f"no record could be had: {error}"
+
     def _made(self, spec: Spec, recipe: Recipe[Schedule], schedule: Schedule, target: Target, why: str) -> Chosen:
         kernel = make_kernel(recipe, spec, schedule, target)
         return Chosen(spec, recipe.name, print_schedule(schedule), str(target), why, kernel)
 
     def _warn(self, text: str, topic: str = "") -> None:
-        if (topic or text) not in self._warned:
+        with self._warning:
+            said = (topic or text) in self._warned
             self._warned.add(topic or text)
+        if not said:
             log.warning("%s", text)
 
     def chosen(self) -> tuple[Chosen, ...]:
@@ -224,10 +247,7 @@ class Dispatcher:
 
     def clear(self) -> None:
         """Forget all bindings, so that new records are looked up."""
-        with self._lock:
-            self._table.clear()
-            self._chosen.clear()
-            self._warned.clear()
+        self._table, self._chosen, self._locks, self._warned = {}, {}, {}, set()
 
 
 def _holds(packed: torch.Tensor, size: int) -> bool:
@@ -251,18 +271,21 @@ def _of_record(record: Record, spec: Spec) -> tuple[Recipe[Schedule], Schedule, 
     return recipe, parse_schedule(record.schedule, recipe.schedule, recipe.space.default(spec, target)), target
 
 
-def tuned_record(spec: Spec, threads: int, target: str = "auto") -> Record | None:
-    """Return the winner for a static spec on this machine, unless its recipe has changed since."""
-    for record in default_book().get(print_spec(spec), device_name(), threads):
+def find_record(spec: Spec, threads: int, target: str = "auto") -> tuple[Record | None, str]:
+    """Return the winner for a static spec on this machine, or None and what to say of one that is stale."""
+    past, device = "", device_name(None if target == "auto" else parse_target(target))
+    for record in default_book().get(print_spec(spec), device, threads):
         if record.status != "winner" or (target != "auto" and record.target not in (target, str(LIBRARY))):
             continue
-        try:
-            current = recipe_hash(recipe_named(record.recipe))
-        except GridstoneError:
-            continue
-        if current == record.recipe_hash:
-            return record
-    return None
+        past = stale(record)
+        if not past:
+            return record, ""
+    return None, f"the tuned record is stale: {past} (tune again)" if past else ""
+
+
+def tuned_record(spec: Spec, threads: int, target: str = "auto") -> Record | None:
+    """Return the winner for a static spec on this machine, unless it is stale."""
+    return find_record(spec, threads, target)[0]
 
 
 DISPATCHER = Dispatcher()

@@ -8,13 +8,14 @@ from functools import lru_cache
 import torch
 
 from gridstone.ir.dtype import DType, dtype
-from gridstone.ir.epilogue import Activation, Bias, Epilogue, Residual
-from gridstone.ir.errors import SpecError, nearest
+from gridstone.ir.epilogue import ACTIVATIONS, Activation, Bias, Epilogue, Residual
+from gridstone.ir.errors import GridstoneError, SpecError, nearest
 from gridstone.ir.ops.gemm import Gemm
 from gridstone.ir.spec import EXACT, Numerics, NumericsClass, Operand, Spec, make_spec
 from gridstone.ir.tensor import Dim, TensorType, quantized
 from gridstone.ir.text import parse_type
 from gridstone.lower.bucket import ROWS
+from gridstone.lower.target import parse_target
 
 TUNE = ("cached", "now", "off")
 
@@ -48,10 +49,27 @@ def parse_key(text: str) -> LinearKey:
     parts = text.split("|")
     if len(parts) not in (3, 5):
         raise SpecError(f"malformed key {text!r}", "write weight|activation|numerics, as QuantTensor.call_key does")
-    weight, activation, numerics, tune, target = (*parts, "cached", "auto")[:5]
+    try:
+        return _parsed(*parts)
+    except GridstoneError as error:
+        remedy = "; ".join(
+            filter(None, (error.remedy, "a program that was exported by another version has to be exported again"))
+        )
+        raise SpecError(f"the key {text!r} is not one of this version's: {error.problem}", remedy) from error
+
+
+def _parsed(weight: str, activation: str, numerics: str, tune: str = "cached", target: str = "auto") -> LinearKey:
     kind = parse_type(weight)
-    if kind.format is None:
-        raise SpecError(f"{weight} is not a quantised weight")
+    if kind.format is None or not kind.storage or len(kind.shape) != 2:
+        raise SpecError(f"{weight} is not a packed matrix", "write for example int4:g128:f32@lane16(4096,4096)")
+    for axis in (0, 1):
+        kind.static(axis)
+    if activation and activation not in ACTIVATIONS:
+        raise SpecError(f"unknown activation {activation!r}", nearest(activation, ACTIVATIONS))
+    if tune not in TUNE:
+        raise SpecError(f"unknown tuning policy {tune!r}", nearest(tune, TUNE))
+    if target != "auto":
+        parse_target(target)
     return LinearKey(kind, activation, numerics_named(numerics), tune, target)
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from gridstone.ir.errors import BuildError, LaunchError, ScheduleError
 from gridstone.ir.text import parse_spec
-from gridstone.kernel_cache import files, make
+from gridstone.kernel_cache import files, make, toolchain_cpp
 from gridstone.kernel_cache.host import host_target
-from gridstone.kernel_cache.make import TOOLCHAINS, artefact_key, default_store, make_kernel
+from gridstone.kernel_cache.make import TOOLCHAINS, artefact_key, default_store, make_kernel, verify_cache
 from gridstone.kernel_cache.store import Store
 from gridstone.lower.schedule import parse_schedule
 from gridstone.lower.target import Language, parse_target
@@ -154,6 +154,123 @@ def test_a_full_folder_costs_only_keeping(monkeypatch, tmp_path, dispatcher, cap
     warnings = [record.getMessage() for record in caplog.records if record.name == "gridstone"]
     assert len(warnings) == 1
     assert "free space there" in warnings[0]
+
+
+def key_of_one():
+    return artefact_key(emit(RECIPE, SPEC, RECIPE.space.default(SPEC, TARGET), TARGET), TARGET)
+
+
+def cut(blob):
+    return blob[: len(blob) // 3]  # a loader that maps it dies of a bus error
+
+
+def without_the_function(blob):
+    return blob.replace(b"gs_gemm\0", b"gs_gone\0")
+
+
+def for_another_machine(blob):
+    return blob[:18] + b"\xf3\0" + blob[20:]  # RISC-V
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda blob: b"", lambda blob: b"garbage", lambda blob: blob[:-1], cut, without_the_function, for_another_machine],
+)
+def test_an_artefact_that_cannot_be_loaded_is_found_set_aside_and_built_once_more(spoil, builds, empty_cache):
+    """Its hash is right, for these are the bytes that were kept: breaks when every later run fails on them."""
+    key = key_of_one()
+    bad = default_store().put(key, spoil(TOOLCHAINS[Language.CPP].build(builds_of(key), TARGET)), ".so")
+    (problem,) = verify_cache()
+    assert key.digest in problem
+    builds.clear()
+    assert_right(make_one())
+    assert len(builds) == 1
+    assert verify_cache() == []
+    assert not bad.exists()
+    assert len(list((empty_cache / "quarantine").iterdir())) == 2  # the entry and its blob
+    make_one(store=Store(empty_cache, 1 << 30))
+    assert len(builds) == 1
+
+
+def builds_of(key):
+    source = emit(RECIPE, SPEC, RECIPE.space.default(SPEC, TARGET), TARGET)
+    assert artefact_key(source, TARGET) == key
+    return source
+
+
+def refuse_to_load(monkeypatch, message="libomp.so: cannot open shared object file"):
+    def fail(path):
+        raise OSError(message)
+
+    monkeypatch.setattr(toolchain_cpp.ctypes, "CDLL", fail)
+
+
+def test_what_the_loader_refuses_again_is_a_build_error_and_not_kept(builds, empty_cache, monkeypatch):
+    """Set aside, built once more, and then said: which compiler, in the loader's words, and how to change it."""
+    make_one()
+    refuse_to_load(monkeypatch)
+    with pytest.raises(BuildError, match=r"makes cannot be loaded: .*libomp.so: cannot open") as failure:
+        make_one()
+    assert dict(key_of_one().fields)["compiler"] in str(failure.value)
+    assert "point GRIDSTONE_CXX at another C++17 compiler" in str(failure.value)
+    assert len(builds) == 2
+    assert (blobs(empty_cache), default_store().entries()) == ([], ())
+    with pytest.raises(BuildError):
+        make_one()
+    assert len(builds) == 3  # of what was just built there is nothing to build again
+    assert "could not be loaded, and is in the folder quarantine" in default_store().explain_miss(key_of_one())
+
+
+def test_a_read_only_cache_with_a_bad_artefact_costs_only_keeping(builds, empty_cache, monkeypatch):
+    """The bad one cannot be moved away: breaks when it is found again in place of the one that was built."""
+    key = key_of_one()
+    default_store().put(key, b"garbage", ".so")
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for name in ("rename", "unlink", "mkdir", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            files.os, name, lambda path, *rest, real=real, **more: (refuse if str(empty_cache) in str(path) else real)(path, *rest, **more),  # noqa: E501
+        )  # fmt: skip
+    assert_right(make_one())
+    assert_right(make_one())
+    assert len(builds) == 1
+
+
+def test_a_cache_that_nothing_may_be_loaded_from_is_named_and_left_as_it_is(builds, empty_cache, monkeypatch):
+    make_one()
+    refuse_to_load(monkeypatch, "failed to map segment from shared object")
+    monkeypatch.setattr(files.os, "statvfs", lambda path: os.statvfs_result((0,) * 8 + (os.ST_NOEXEC, 255)))
+    with pytest.raises(
+        LaunchError, match="set GRIDSTONE_CACHE_DIR to a folder whose file system is not mounted noexec"
+    ):
+        make_one()
+    assert len(builds) == 1
+    assert len(blobs(empty_cache)) == 1
+
+
+def test_a_folder_shared_by_two_machines_serves_neither_the_other_s_artefacts(monkeypatch, empty_cache):
+    """cpp:generic has the same flags everywhere, and two compilers of one release call themselves the same."""
+    key = key_of_one()
+    assert dict(key.fields)["machine"] == toolchain_cpp.MACHINE
+    monkeypatch.setattr(toolchain_cpp, "MACHINE", "linux-riscv64")
+    assert key_of_one().digest != key.digest
+    default_store().put(key_of_one(), b"an object of that machine", ".so")
+    monkeypatch.undo()
+    monkeypatch.setenv("GRIDSTONE_CACHE_DIR", str(empty_cache))
+    assert verify_cache() == []  # it is of use there
+
+
+def test_a_bad_limit_is_warned_of_once_and_kernels_are_kept(monkeypatch, empty_cache, builds, caplog):
+    monkeypatch.setenv("GRIDSTONE_CACHE_LIMIT", "two gigabytes")
+    with caplog.at_level(logging.WARNING, "gridstone"):
+        assert_right(make_one())
+        assert_right(make_one())
+    (warning,) = (record.getMessage() for record in caplog.records if record.name == "gridstone")
+    assert "GRIDSTONE_CACHE_LIMIT='two gigabytes' is not a size, so the limit is 2 GiB (write" in warning
+    assert len(builds) == 1
 
 
 def test_an_infeasible_schedule_is_refused_by_its_constraint_s_name():

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from gridstone.ir.errors import BuildError, LaunchError
+from gridstone.ir.ops.attention import Attention
 from gridstone.ir.text import parse_spec
 from gridstone.kernel_cache import toolchain_cpp
 from gridstone.kernel_cache.host import host_target, runs_here
+from gridstone.kernel_cache.shared_object import fault
 from gridstone.kernel_cache.toolchain_cpp import CppToolchain
 from gridstone.lower.target import TARGETS, Language
 from gridstone.templates.emit import emit
@@ -88,8 +90,71 @@ def test_a_compiler_that_hangs_is_given_up(monkeypatch, tmp_path):
         "GRIDSTONE_CXX", script(tmp_path, 'case "$1" in --version) echo hanging 1;; *) exec sleep 60;; esac')
     )
     monkeypatch.setattr(toolchain_cpp, "TIMEOUT_S", 0.2)
-    with pytest.raises(BuildError, match=r"took over 0 s|timed out"):
+    with pytest.raises(BuildError, match=r"took over 0 s .point GRIDSTONE_CXX at another"):
         CHAIN.build(source(PLAIN), TARGET)
+
+
+WRITES = 'while [ "$1" != -o ]; do shift; done; '
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("exit 0", "exits with 0, but wrote no file"),
+        (WRITES + ': > "$2"', "exits with 0, but what it wrote is empty"),
+        (WRITES + 'echo garbage > "$2"', "what it wrote is no shared object, but 8 bytes that begin with b'garbage"),
+        (f'{WRITES}head -c 4000 {sys.executable} > "$2"', "what it wrote is (cut off: 4000 of|no shared object)"),
+        (f'{WRITES}echo "int other() {{ return 0; }}" | c++ -shared -fPIC -x c++ - -o "$2"', "has no function gs_gemm"),
+    ],
+    ids=["nothing", "empty", "garbage", "cut off", "without the function"],
+)
+def test_a_compiler_that_writes_no_kernel_is_named(monkeypatch, tmp_path, body, told):
+    """Its status says that all is well, so what it wrote has to be looked at."""
+    mine = script(tmp_path, f'case "$1" in --version) echo fake 1; exit;; esac\n{body}')
+    monkeypatch.setenv("GRIDSTONE_CXX", mine)
+    with pytest.raises(BuildError, match=rf"the compiler '{mine}' \(fake 1\) .*{told}") as failure:
+        CHAIN.build(source(PLAIN), TARGET)
+    assert "point GRIDSTONE_CXX at another C++17 compiler" in str(failure.value)
+    assert "TMPDIR" not in str(failure.value)
+
+
+def test_an_object_of_another_machine_is_found_by_its_bytes():
+    """A cross compiler's output, or an artefact that another machine left in a shared folder under this one's key."""
+    blob = bytearray(CHAIN.build(source(PLAIN), TARGET))
+    assert fault(bytes(blob), "gs_gemm") == ""
+    assert fault(bytes(blob[:-1]), "gs_gemm").startswith(f"is cut off: {len(blob) - 1} of ")
+    blob[18] ^= 0x40  # e_machine
+    assert fault(bytes(blob), "gs_gemm").startswith("is for another machine: ELF machine ")
+
+
+@pytest.mark.parametrize(
+    ("end", "told"), [("exit 3", "it said nothing and exited with 3"), ("kill -9 $$", "signal 9; .* out of memory")]
+)
+def test_a_compiler_that_ends_without_a_word_is_not_quoted_as_empty(monkeypatch, tmp_path, end, told):
+    monkeypatch.setenv("GRIDSTONE_CXX", script(tmp_path, f'case "$1" in --version) echo fake 1;; *) {end};; esac'))
+    with pytest.raises(BuildError, match=rf"the compiler refused tests.plain:\n.*{told}"):
+        CHAIN.build(source(PLAIN), TARGET)
+
+
+def test_words_of_a_compiler_in_another_encoding_are_kept_as_they_can_be(monkeypatch, tmp_path):
+    body = "case \"$1\" in --version) printf 'f\\344ke 1\\n';; *) printf 'Gr\\374n' >&2; exit 1;; esac"
+    monkeypatch.setenv("GRIDSTONE_CXX", script(tmp_path, body))
+    with pytest.raises(BuildError, match=r"Gr.n"):
+        CHAIN.build(source(PLAIN), TARGET)
+
+
+def test_a_compiler_s_variable_that_is_no_command_is_a_missing_compiler(monkeypatch):
+    monkeypatch.setenv("GRIDSTONE_CXX", "'unclosed")
+    assert 'GRIDSTONE_CXX="\'unclosed" is not a command' in str(CHAIN.missing())
+    with pytest.raises(BuildError, match="is not a command: No closing quotation"):
+        CHAIN.build(source(PLAIN), TARGET)
+
+
+def test_an_op_without_a_launcher_is_refused_by_name(tmp_path):
+    path = tmp_path / "k.so"
+    path.write_bytes(CHAIN.build(source(PLAIN), TARGET))
+    with pytest.raises(LaunchError, match=r"no launcher for attention .add it to LAUNCHERS"):
+        CHAIN.load(path, source(PLAIN), parse_spec(next(iter(Attention().samples()))))
 
 
 def test_no_room_to_compile_is_a_build_error(monkeypatch, tmp_path):
@@ -146,7 +211,7 @@ def test_an_edited_prelude_is_written_anew(monkeypatch, tmp_path):
 def test_what_cannot_be_loaded_is_a_launch_error(tmp_path, text, entry, scratch):
     path = tmp_path / "k.so"
     path.write_bytes(CHAIN.build(source(PLAIN), TARGET) if text else b"not an object")
-    with pytest.raises(LaunchError, match=r"k\.so cannot be loaded: .*gridstone cache verify"):
+    with pytest.raises(LaunchError, match=r"k\.so cannot be loaded: .*point GRIDSTONE_CXX at another C\+\+17 compiler"):
         CHAIN.load(path, source(PLAIN, entry, scratch), SPEC)
 
 
@@ -154,7 +219,7 @@ def test_the_identity_names_no_place():
     for target in TARGETS.values():
         if target.language is Language.CPP:
             facts = dict(CHAIN.identity(target))
-            assert set(facts) == {"compiler", "flags", "prelude"}
+            assert set(facts) == {"compiler", "machine", "flags", "prelude"}
             assert str(Path.home()) not in str(facts)
             assert tempfile.gettempdir() not in str(facts)
 

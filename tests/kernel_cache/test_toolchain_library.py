@@ -8,12 +8,14 @@ import torch
 
 from gridstone.ir.errors import BuildError
 from gridstone.ir.format import CODES, Format, dequantize
+from gridstone.ir.ops.attention import Attention
 from gridstone.ir.ops.gemm import Gemm
 from gridstone.ir.storage import pack, storage
 from gridstone.ir.text import parse_spec
-from gridstone.kernel_cache import toolchain_library
+from gridstone.kernel_cache import library_gemm
 from gridstone.kernel_cache.decode import decode_storage
-from gridstone.kernel_cache.toolchain_library import LibraryToolchain, library_call, panel_rows
+from gridstone.kernel_cache.library_gemm import panel_rows
+from gridstone.kernel_cache.toolchain_library import LibraryToolchain, library_call
 from gridstone.lower.target import parse_target
 from gridstone.proof.check import check
 from gridstone.proof.operands import draw_operands, draw_quantized
@@ -39,7 +41,7 @@ def test_panels_give_what_the_whole_gives(monkeypatch, text):
     spec = parse_spec(text).with_storage("lane16").bind(M=7)
     operands = draw_operands(spec, 3)
     whole = library_call(spec)(*operands.tensors)
-    monkeypatch.setattr(toolchain_library, "PANEL_BYTES", 96 * 12 * 64)
+    monkeypatch.setattr(library_gemm, "PANEL_BYTES", 96 * 12 * 64)
     w = spec.input("w")
     assert panel_rows(storage("lane16", w.format, w.static(0), w.static(1)), 4) < w.static(0)
     check(library_call(spec), spec, (3, 4))
@@ -47,10 +49,26 @@ def test_panels_give_what_the_whole_gives(monkeypatch, text):
 
 
 def test_a_storage_without_blocks_is_not_cut(monkeypatch):
-    monkeypatch.setattr(toolchain_library, "PANEL_BYTES", 1)
+    monkeypatch.setattr(library_gemm, "PANEL_BYTES", 1)
     spec = parse_spec("gemm[x: f32(3,96), w: int4:g32@dense(300,96)]")
     with pytest.raises(BuildError, match=r"storage 'dense' cannot be decoded in panels .re-pack the weight as lane16"):
         library_call(spec)(*draw_operands(spec, 1).tensors)
+
+
+def test_an_op_without_a_library_call_is_refused_by_name():
+    spec = parse_spec(next(iter(Attention().samples())))
+    with pytest.raises(BuildError, match=r"no library call for attention .add it to LIBRARY_CALLS"):
+        library_call(spec)
+
+
+@pytest.mark.parametrize("shift", [1, 2, 4])
+def test_a_packed_buffer_may_begin_anywhere(shift):
+    """A slice of a file in memory begins where it begins."""
+    spec = parse_spec("gemm[x: f32(3,96), w: int4:g32@lane16(48,96)]")
+    x, w = draw_operands(spec, 1).tensors
+    inside = torch.zeros(w.numel() + shift, dtype=torch.uint8)[shift:]
+    inside.copy_(w)
+    assert torch.equal(library_call(spec)(x, inside), library_call(spec)(x, w))
 
 
 def test_a_panel_is_whole_blocks_within_its_limit():
@@ -58,7 +76,7 @@ def test_a_panel_is_whole_blocks_within_its_limit():
         place = storage("lane16", Format(CODES["int4"], -1), 640, k)
         rows = panel_rows(place, 4)
         assert rows % 64 == 0
-        assert rows == 64 or rows * place.columns * 12 <= toolchain_library.PANEL_BYTES
+        assert rows == 64 or rows * place.columns * 12 <= library_gemm.PANEL_BYTES
 
 
 def test_nothing_is_built():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -12,15 +13,18 @@ import torch.nn.functional as F
 import gridstone
 from gridstone.ir.text import print_spec
 from gridstone.kernel_cache.host import device_name, host_target
-from gridstone.kernel_cache.make import default_book
+from gridstone.kernel_cache.make import TOOLCHAINS, default_book
 from gridstone.kernel_cache.records import Environment, Proof, Record
+from gridstone.kernel_cache.staleness import compiler_release
 from gridstone.lower.bucket import problem
 from gridstone.lower.schedule import parse_schedule, print_schedule
-from gridstone.lower.target import parse_target
-from gridstone.runtime.dispatch import DISPATCHER, Dispatcher
+from gridstone.lower.target import Language, parse_target
+from gridstone.runtime.dispatch import DISPATCHER, Dispatcher, tuned_record
 from gridstone.runtime.linear_key import our_dtype, parse_key, spec_of
-from gridstone.templates.registry import recipe_named
+from gridstone.templates.registry import RECIPES, recipe_named
 from gridstone.templates.render import recipe_hash
+from gridstone.tuner.candidate import Candidates, pairs
+from gridstone.tuner.ledger import Ledger
 from tests.runtime.reference import assert_linear
 
 N, K = 48, 64
@@ -52,10 +56,12 @@ def record(
         stamp = recipe_hash(found)
     except gridstone.GridstoneError:
         text, stamp = schedule, "unknown"
+    on_library = on.startswith("library")
+    compiler = "" if on_library else dict(TOOLCHAINS[Language.CPP].identity(host_target()))["compiler"]
     environment = Environment(
         "0",
-        "0",
-        "c++",
+        changes.get("torch", str(torch.__version__)),
+        changes.get("compiler", compiler),
         changes.get("device", device_name()),
         "",
         changes.get("threads", torch.get_num_threads()),
@@ -65,6 +71,13 @@ def record(
         print_spec(spec), on, recipe, changes.get("recipe_hash", stamp), changes.get("text", text), (1e-6, 1e-6), status, "",  # noqa: E501
         environment, Proof(2, 0.5, 0.5),
     )  # fmt: skip
+
+
+@dataclass
+class Answer:
+    """What stands for a search's result."""
+
+    winner: Record
 
 
 def keep(*records):
@@ -133,6 +146,15 @@ def test_a_record_may_say_that_the_library_is_faster(w, empty_cache):
     assert (chosen.recipe, chosen.why) == ("gemm.library.torch", "tuned record")
 
 
+def test_a_record_of_another_target_serves_that_target_only(w, empty_cache):
+    """Breaks when tuning for a narrower target gives calls for this CPU's widest one a slower kernel."""
+    generic = parse_target("cpp:generic")
+    keep(record(w), record(w, target=str(generic), device=device_name(generic)))
+    assert run(w).target == str(host_target())
+    for target in (host_target(), generic):
+        assert tuned_record(spec_for(w, 1), torch.get_num_threads(), str(target)).target == str(target)
+
+
 def test_a_record_put_later_counts_after_clear(w, empty_cache):
     assert run(w).why == "default schedule"
     keep(record(w))
@@ -143,16 +165,58 @@ def test_a_record_put_later_counts_after_clear(w, empty_cache):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"recipe_hash": "0123456789abcdef"}, {"device": "another CPU [avx2]"}, {"threads": 77}, {"status": "loser"},
-     {"recipe": "gemm.cpp.retired"}],
-    ids=["stale", "another device", "other threads", "a loser", "a recipe that is gone"],
-)  # fmt: skip
+    [{"device": "another CPU [avx2]"}, {"threads": 77}, {"status": "loser"}],
+    ids=["another device", "other threads", "a loser"],
+)
 def test_a_record_that_does_not_apply_is_passed_over(w, empty_cache, changes, caplog):
     """No warning: it is what an upgrade or a shared folder looks like."""
     keep(record(w, **changes))
     with caplog.at_level(logging.WARNING, "gridstone"):
         assert run(w).why == "default schedule"
     assert caplog.records == []
+
+
+TORCH = parse_target("library:torch")
+LIBRARY = {"recipe": "gemm.library.torch", "schedule": "torch()", "target": "library:torch"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"recipe_hash": "0123456789abcdef"}, "the recipe gemm.cpp.gemv has changed since it was measured"),
+        ({"recipe": "gemm.cpp.retired"}, "there is no recipe gemm.cpp.retired any more"),
+        ({"compiler": "c++ (Debian 4.9.2-10) 4.9.2"}, "it was measured with gcc 4, and this is "),
+        ({**LIBRARY, "torch": "2.3.1+cpu"}, f"it was measured with torch 2.3.1, and this is torch {torch.__version__.partition('+')[0]}"),  # noqa: E501
+    ],
+)  # fmt: skip
+def test_a_stale_record_is_named_not_used_and_searched_anew(w, empty_cache, changes, why, caplog):
+    """What it says of the fastest was true of another compiler, torch or recipe."""
+    keep(record(w, **changes))
+    with caplog.at_level(logging.WARNING, "gridstone"):
+        chosen = run(w)
+    assert chosen.recipe == "gemm.cpp.gemv"
+    assert chosen.why.startswith(f"default schedule, as the tuned record is stale: {why}")
+    assert "tune again" in chosen.why
+    assert caplog.records == []
+    spec = spec_for(w, 1)
+    able = [pair for target in (host_target(), TORCH) for pair in pairs(RECIPES, spec, target)]
+    ledger = Ledger(default_book(), spec, torch.get_num_threads(), Candidates(spec, able), able)
+    assert ledger.settled(complete=True) is None
+    assert len(ledger.seeds()) == (changes.get("recipe") != "gemm.cpp.retired")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"torch": "2.3.1"}, {**LIBRARY, "torch": f"{torch.__version__.partition('+')[0]}+other"}, {"minor": "99"}],
+    ids=["a C++ winner and another torch", "another build of this torch", "another patch of this compiler"],
+)
+def test_a_record_outlives_what_does_not_change_who_is_fastest(w, empty_cache, changes):
+    if "minor" in changes:
+        release = compiler_release(dict(TOOLCHAINS[Language.CPP].identity(host_target()))["compiler"])
+        family, major = release.split()
+        changes = {"compiler": f"{'clang version' if family == 'clang' else 'g++ (Other 1)'} {major}.99.1"}
+    keep(record(w, **changes))
+    assert run(w).why == "tuned record"
 
 
 @pytest.mark.parametrize(
@@ -268,6 +332,110 @@ def test_two_python_threads_bind_and_call_at_once(w, dispatcher):
     for thread in both:
         thread.join()
     assert wrong == []
+
+
+def test_a_slow_build_of_one_problem_holds_up_no_other(w, empty_cache, monkeypatch):
+    """The first build waits until a call of another problem, made by another Python thread, has gone through."""
+    slow, free, real = threading.Event(), threading.Event(), TOOLCHAINS[Language.CPP].build
+    first, passed = [], []
+
+    def build(source, target):
+        if not first:
+            first.append(source)
+            slow.set()
+            passed.append(free.wait(60))
+        return real(source, target)
+
+    monkeypatch.setattr(TOOLCHAINS[Language.CPP], "build", build, raising=False)
+    one = threading.Thread(target=gridstone.linear, args=(x_of(1), w))
+    one.start()
+    assert slow.wait(60)
+    assert_linear(gridstone.linear(x_of(9), w), x_of(9), w)
+    free.set()
+    one.join()
+    assert passed == [True]
+    assert len(DISPATCHER.chosen()) == 2
+
+
+def test_a_problem_is_built_by_one_of_the_threads_that_ask(w, empty_cache, monkeypatch):
+    asked, barrier, real = [], threading.Barrier(4), TOOLCHAINS[Language.CPP].build
+    monkeypatch.setattr(
+        TOOLCHAINS[Language.CPP], "build", lambda *given: asked.append(1) or real(*given), raising=False
+    )
+
+    def work():
+        barrier.wait()
+        gridstone.linear(x_of(1), w)
+
+    all_four = [threading.Thread(target=work) for _ in range(4)]
+    for thread in all_four:
+        thread.start()
+    for thread in all_four:
+        thread.join()
+    assert (len(asked), len(DISPATCHER.chosen())) == (1, 1)
+
+
+def test_searches_wait_for_each_other(w, empty_cache, monkeypatch):
+    """Two at once would time each other; a call that does not search goes through meanwhile."""
+    busy, most, started, done = [], [], threading.Event(), threading.Event()
+
+    def search(spec, *args, **kwargs):
+        busy.append(spec)
+        most.append(len(busy))
+        started.set()
+        done.wait(60)
+        busy.pop()
+        return Answer(record(w))
+
+    monkeypatch.setattr("gridstone.tuner.job.tune", search)
+    key = f"{w.key}||exact|now|auto"
+    both = [
+        threading.Thread(target=torch.ops.gridstone.linear, args=(x_of(rows), w.packed, None, None, key))
+        for rows in (1, 9)
+    ]
+    for thread in both:
+        thread.start()
+    assert started.wait(60)
+    assert_linear(gridstone.linear(x_of(30), w), x_of(30), w)
+    done.set()
+    for thread in both:
+        thread.join()
+    assert most == [1, 1]
+
+
+def test_a_search_that_cannot_be_had_costs_no_call(w, empty_cache, monkeypatch, caplog):
+    def search(*args, **kwargs):
+        raise gridstone.GridstoneError("the problem cannot be measured here")
+
+    monkeypatch.setattr("gridstone.tuner.job.tune", search)
+    with caplog.at_level(logging.WARNING, "gridstone"):
+        y = torch.ops.gridstone.linear(x_of(1), w.packed, None, None, f"{w.key}||exact|now|auto")
+    assert_linear(y, x_of(1), w)
+    assert [
+        "could not be tuned: gridstone: the problem cannot be measured" in r.getMessage() for r in caplog.records
+    ] == [True]
+    assert "no record could be had" in DISPATCHER.chosen()[-1].why
+
+
+def test_what_is_bound_while_records_change_is_forgotten(w, empty_cache, monkeypatch):
+    """Breaks when a call that looked for a record before `clear` leaves what it found behind for every later call."""
+    real = Dispatcher._load
+
+    def load(self, *given):
+        chosen = real(self, *given)
+        if not self.cleared:
+            self.cleared = True
+            keep(record(w))
+            self.clear()
+        return chosen
+
+    dispatcher = Dispatcher()
+    dispatcher.cleared = False
+    monkeypatch.setattr(Dispatcher, "_load", load)
+    dispatcher.linear(x_of(1), w.packed, None, None, w.call_key("", "exact"))
+    assert dispatcher.chosen() == ()
+    dispatcher.linear(x_of(1), w.packed, None, None, w.call_key("", "exact"))
+    assert dispatcher.chosen()[0].why == "tuned record"
 
 
 def test_targets_by_name_run_here(w, dispatcher):
