@@ -23,20 +23,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from bench.machine import describe
 from gridstone.ir.format import parse_format
-from gridstone.ir.storage import Storage, moves, storage
+from gridstone.ir.storage import storage
 from gridstone.ir.text import parse_spec, print_spec
 from gridstone.kernel_cache.host import LIBRARY, host_target
 from gridstone.kernel_cache.make import make_kernel
 from gridstone.lower.bucket import problem
 from gridstone.lower.schedule import parse_schedule
+from gridstone.proof.operands import random_packed
 from gridstone.templates.registry import default_recipe, recipe_named
 from gridstone.tuner.job import tune
-from gridstone.tuner.limits import peak_flops, read_bandwidth
+from gridstone.tuner.limits import arena, peak_flops, read_bandwidth
 
 T = TypeVar("T")
 SHAPES = ((4096, 4096), (14336, 4096), (4096, 14336))
@@ -69,6 +71,12 @@ def rotating(call: Callable[[T], object], weights: list[T], start: int) -> Calla
     return run
 
 
+def on_huge_pages(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy in memory of NumPy, which asks for huge pages, as it does for what `pack` returns."""
+    held = torch.from_numpy(np.empty(tensor.numel() * tensor.element_size(), np.uint8))
+    return held.view(tensor.dtype).view(tensor.shape).copy_(tensor)
+
+
 def contestants(n: int, k: int, m: int, threads: int, tune_seconds: float) -> tuple[list[Contestant], int]:
     """Return the contestants of a problem, and the bytes of one packed weight."""
     bf16 = torch.bfloat16
@@ -76,7 +84,7 @@ def contestants(n: int, k: int, m: int, threads: int, tune_seconds: float) -> tu
     y = torch.empty(m, n, dtype=bf16)
     place = storage("lane16", parse_format(f"int4:g{GROUP}:bf16"), n, k)
     copies = -(-ROTATE // place.bytes)
-    packed = [_random_weight(place) for _ in range(copies)]
+    packed = [random_packed(place) for _ in range(copies)]
     found: list[Contestant] = []
     for numerics in ("exact", "bf16"):
         spec = parse_spec(f"gemm[x: bf16({m},{k}), w: int4:g{GROUP}:bf16@lane16({n},{k})]; {numerics}")
@@ -95,10 +103,10 @@ def contestants(n: int, k: int, m: int, threads: int, tune_seconds: float) -> tu
                 call = make_kernel(best, spec, schedule, host_target()).call
                 found.append(Contestant(f"{numerics} tuned", rotating(lambda w, f=call: f(x, w, out=y), packed, 3)))
             print(f"  {print_spec(problem(spec, m))}: {winner.recipe} {winner.schedule}", file=sys.stderr)
-    plain = [torch.randn(n, k).to(bf16) for _ in range(max(2, -(-ROTATE // (n * k * 2))))]
+    plain = [on_huge_pages(torch.randn(n, k).to(bf16)) for _ in range(max(2, -(-ROTATE // (n * k * 2))))]
     found.append(Contestant("torch bf16", rotating(lambda w: F.linear(x, w), plain, 0)))
     first = torch.ops.aten._convert_weight_to_int4pack_for_cpu(torch.randint(0, 16, (n, k), dtype=torch.int32), 1)
-    int4 = [first.clone() for _ in range(-(-ROTATE // (n * k // 2)))]
+    int4 = [on_huge_pages(first) for _ in range(-(-ROTATE // (n * k // 2)))]
     scales = torch.full((k // GROUP, n, 2), 0.01, dtype=bf16)
     if m <= 64:  # at 256 rows it takes half a second a call and is 2.5 times slower than torch bf16
         op = torch.ops.aten._weight_int4pack_mm_for_cpu
@@ -106,24 +114,12 @@ def contestants(n: int, k: int, m: int, threads: int, tune_seconds: float) -> tu
     return found, place.bytes
 
 
-def _random_weight(place: Storage) -> torch.Tensor:
-    """Return random codes with finite scales, written where the storage's layout says that they lie."""
-    buffer = torch.randint(0, 256, (place.bytes,), dtype=torch.uint8)
-    words = buffer.view(torch.int32)
-    bits = int(torch.tensor(0.01, dtype=torch.bfloat16).view(torch.int16))
-    for move in moves(place.scales, place.format.groups(place.k)):
-        part = words.as_strided(move.extents, move.word_strides, move.word)
-        part.copy_(part & ~(0xFFFF << move.word_shift) | bits << move.word_shift)
-    return buffer
-
-
 def measure(
     n: int, k: int, m: int, threads: int, rounds: int, seconds: float, tune_seconds: float
 ) -> dict[str, object]:
     """Measure one problem and return its row."""
     entrants, weight_bytes = contestants(n, k, m, threads, tune_seconds)
-    arena = torch.empty(ROTATE, dtype=torch.uint8).random_()
-    parts = arena.split(ROTATE // 4)
+    parts = arena(ROTATE).split(ROTATE // 4)
     flops = 2 * m * n * k
     best = max(peak_flops(threads, bf16=True) for _ in range(10))
     end, tries, turn = time.perf_counter() + seconds, 0, 0

@@ -15,13 +15,10 @@ from gridstone.ir.spec import Spec
 from gridstone.ir.text import parse_spec, print_spec
 from gridstone.kernel_cache.host import host_target, runs_here
 from gridstone.kernel_cache.make import TOOLCHAINS
-from gridstone.lower.bucket import ROWS, generalize, problem
-from gridstone.lower.schedule import Schedule
+from gridstone.lower.bucket import ROWS, looked_up
 from gridstone.lower.target import Target, parse_target
 from gridstone.runtime.dispatch import DISPATCHER
 from gridstone.runtime.explain import explain
-from gridstone.templates.recipe import Recipe
-from gridstone.templates.registry import RECIPES
 from gridstone.tuner.job import tune as run_job
 from gridstone.tuner.measurer import SubprocessMeasurer
 from gridstone.tuner.outcome import Progress, Tuned
@@ -153,11 +150,6 @@ def problems_of(specs: Iterable[str | Spec], rows: Sequence[int], target: Target
     return tuple(found.values())
 
 
-def looked_up(spec: Spec) -> Spec:
-    """Return the problem whose record serves a static spec."""
-    return problem(generalize(spec), spec.inputs[0].type.static(0))
-
-
 def run_tunings(
     problems: Sequence[Spec],
     targets: Sequence[Target],
@@ -167,11 +159,11 @@ def run_tunings(
     sampler: Sampling = "tpe",
     again: bool = False,
     progress: Listener | None = None,
-    recipes: Sequence[Recipe[Schedule]] = RECIPES,
 ) -> Iterator[Tuning]:
     """Tune problems one after the other, yielding each result as it comes.
 
-    They share the time equally; what one leaves of its share, the others get.
+    They share the time equally; what one leaves of its share, the others get. Once it is used up, only the records are
+    asked: what is left keeps its earlier winner or the default, and says that nothing was measured.
 
     Args:
         problems: Static.
@@ -181,7 +173,6 @@ def run_tunings(
         sampler: Who proposes.
         again: Search although the records know the answer.
         progress: Called whenever something was done.
-        recipes: Those that may be used.
     """
     end = time.monotonic() + seconds
     worker = SubprocessMeasurer()
@@ -195,7 +186,7 @@ def run_tunings(
             share = max(0.0, end - time.monotonic()) / (len(problems) - at)
             tuned = run_job(
                 spec, targets, budget_seconds=share, threads=threads, sampler=sampler, progress=listen, worker=worker,
-                again=again, recipes=recipes,
+                again=again,
             )  # fmt: skip
             yield Tuning(spec, tuned)
     finally:
@@ -221,7 +212,8 @@ def tune(
         fn_or_specs: A function or module, which is captured on `args` and `kwargs`; or specs, one or several.
         args, kwargs: Example inputs of the function.
         target: `auto`, or the target to tune for.
-        budget: Time for all of it: seconds, or text such as `60s` or `2m`.
+        budget: Time for all of it: seconds, or text such as `60s` or `2m`. It ends within a tenth more, a second at
+            least, and what a running compiler takes; the first problem is measured whatever the budget.
         threads: Of the kernels; torch's own number when omitted.
         rows: Values of M to tune for; by default those that the function was captured with.
         sampler: `tpe` or `random`.

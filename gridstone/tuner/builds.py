@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gridstone.ir.errors import BuildError, GridstoneError, ScheduleError
 from gridstone.ir.spec import Spec
@@ -13,17 +13,33 @@ from gridstone.kernel_cache.store import Store
 from gridstone.tuner.candidate import Candidate
 
 
-def build_batch(candidates: Sequence[Candidate], spec: Spec, store: Store) -> tuple[GridstoneError | None, ...]:
-    """Build candidates into the store, as many at once as there are cores; return what went wrong with each.
+def build_batch(
+    candidates: Sequence[Candidate], spec: Spec, store: Store, proceed: Callable[[], bool]
+) -> dict[int, GridstoneError | None]:
+    """Build candidates into the store, as many at once as there are cores.
 
     Each build waits for a compiler of its own, so threads suffice. An interrupt leaves no build waiting.
+
+    Args:
+        candidates: To build.
+        spec: Static.
+        store: Where artefacts are kept.
+        proceed: Asked before each build: whether to begin it.
+
+    Returns:
+        By index, what went wrong, or None; those that were not begun are left out.
     """
+
+    def task(candidate: Candidate) -> tuple[bool, GridstoneError | None]:
+        return (True, build(candidate, spec, store)) if proceed() else (False, None)
+
     pool = concurrent.futures.ThreadPoolExecutor(usable_cores(), thread_name_prefix="gridstone-build")
     try:
-        builds = [pool.submit(build, candidate, spec, store) for candidate in candidates]
-        return tuple(future.result() for future in builds)
+        tasks = [pool.submit(task, candidate) for candidate in candidates]
+        results = [future.result() for future in tasks]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+    return {at: error for at, (begun, error) in enumerate(results) if begun}
 
 
 def build(candidate: Candidate, spec: Spec, store: Store) -> GridstoneError | None:

@@ -6,7 +6,6 @@ judges hundreds of candidates, so here the op that it asks for them already know
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
@@ -20,7 +19,7 @@ from gridstone.ir.spec import Op, Spec, Tolerance
 from gridstone.ir.text import print_spec
 from gridstone.lower.bucket import ROWS, generalize
 from gridstone.proof.check import Checked, judge
-from gridstone.proof.operands import Operands, draw_operands
+from gridstone.proof.operands import Operands, draw_operands, draw_values, to_tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +52,14 @@ class Case:
 
 
 def prepare(spec: Spec, seeds: Sequence[int]) -> tuple[Case, ...]:
-    """Draw the cases of a static spec: the first seed at its own rows, the others at fewer, ragged ones."""
+    """Draw the cases of a static spec: the first seed at its own rows, the others at fewer, ragged ones.
+
+    They share quantised weights, whose packing and decoding take most of the time and memory.
+    """
     fewer = generalize(spec).bind(**{ROWS: ragged(spec.inputs[0].type.static(0))})
-    specs = (spec, *(fewer for _ in seeds[1:]))
-    with concurrent.futures.ThreadPoolExecutor() as pool:  # NumPy lets go of the interpreter
-        return tuple(pool.map(_case, specs, seeds))
+    first = draw_operands(spec, seeds[0])
+    others = [_case(fewer, seed, _redrawn(fewer, seed, first)) for seed in seeds[1:]]
+    return (_case(spec, seeds[0], first), *others)
 
 
 def ragged(rows: int) -> int:
@@ -84,8 +86,24 @@ def sit(candidate: Callable[..., torch.Tensor], cases: Sequence[Case]) -> Checke
     return Checked(len(cases), element, rms)
 
 
-def _case(spec: Spec, seed: int) -> Case:
-    operands = draw_operands(spec, seed)
+def _redrawn(spec: Spec, seed: int, first: Operands) -> Operands:
+    """Return operands with the quantised ones of others, and the plain ones drawn anew for another number of rows."""
+    rng = np.random.default_rng(seed)
+    tensors: list[torch.Tensor] = []
+    values: dict[str, Values] = {}
+    for operand, kept in zip((*spec.inputs, *spec.extra_operands), first.tensors, strict=True):
+        kind = operand.type
+        if kind.format is not None:
+            tensors.append(kept)
+            values[operand.name] = first.values[operand.name]
+        else:
+            shape = tuple(kind.static(axis) for axis in range(len(kind.shape)))
+            values[operand.name] = draw_values(rng, kind.dtype, shape, "normal")
+            tensors.append(to_tensor(kind.dtype, values[operand.name]))
+    return Operands(tuple(tensors), values)
+
+
+def _case(spec: Spec, seed: int, operands: Operands) -> Case:
     answers = _Answered(spec.op.reference(spec, operands.values), spec.op.tolerance(spec, operands.values))
     names = {name: np.empty(0) for name in operands.values}
     answered = replace(spec, op=cast(Op, answers))

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 
 from gridstone.ir.errors import GridstoneError
 from gridstone.tuner.candidate import Candidate
-from gridstone.tuner.measurer import Fault, Measurer
+from gridstone.tuner.measure import FEWEST_ROUNDS
+from gridstone.tuner.measurer import Fault, Measurer, RaceLimits
 from gridstone.tuner.protocol import Evidence
+from gridstone.tuner.spawned import Late
 from gridstone.tuner.verdict import winner
 
 FINALISTS = 4  # challengers
@@ -77,19 +79,52 @@ def finalists(standings: Sequence[Standing], baselines: Sequence[int]) -> tuple[
     return (*incumbents, *others[:FINALISTS])
 
 
-def run_final(measurer: Measurer, entrants: Sequence[Standing], left: float, hang_seconds: float) -> Final | Fault:
-    """Race the entrants for at most `left` seconds, though not fewer rounds than a sign test needs."""
-    longest = PATIENCE * race_seconds(entrants)
-    candidates = [standing.candidate for standing in entrants]
-    raced = measurer.race(candidates, ROUNDS, min(left, longest), longest + 2 * hang_seconds)
+def affordable(entrants: Sequence[Standing], baselines: Sequence[int], seconds: float) -> tuple[Standing, ...]:
+    """Return who races when there are so many seconds: the slowest challengers stay out first, a baseline never.
+
+    Empty when there is nobody to race, or no time even for the best challenger beside the baselines.
+    """
+    fewest = sum(standing.point in baselines for standing in entrants) + 1
+    for count in range(len(entrants), 1, -1):
+        if race_seconds(entrants[:count]) <= seconds:
+            return tuple(entrants[:count])
+        if count <= fewest:
+            break
+    return ()
+
+
+def run_final(
+    measurer: Measurer, entrants: Sequence[Standing], left: float, until_limit: float, hang_seconds: float
+) -> Final | Fault | None:
+    """Race the entrants.
+
+    Args:
+        measurer: Times them.
+        entrants: Two or more.
+        left: Seconds of the budget: more rounds than a sign test needs are run within it.
+        until_limit: Seconds until the race ends in any case.
+        hang_seconds: That an entrant may take beyond what is expected.
+
+    Returns:
+        Who failed, or None when the limit came before there were enough rounds to decide anything.
+    """
+    expected = race_seconds(entrants)
+    hung = PATIENCE * expected + 2 * hang_seconds
+    limits = RaceLimits(
+        ROUNDS, max(0.0, min(left, PATIENCE * expected)), until_limit, min(hung, until_limit + expected)
+    )
+    raced = measurer.race([standing.candidate for standing in entrants], limits)
     if isinstance(raced, Fault):
-        return raced
+        cut_short = isinstance(raced.error, Late) and limits.deadline < hung
+        return None if cut_short else raced
+    if max(map(len, raced.samples)) < FEWEST_ROUNDS:
+        return None
     rows = zip(entrants, raced.samples, raced.evidence, strict=True)
     return Final(tuple(replace(s, samples=row, evidence=_joined(s.evidence, proof)) for s, row, proof in rows), True)
 
 
-def _joined(earlier: Evidence | None, later: Evidence) -> Evidence:
-    if earlier is None:
-        return later
+def _joined(earlier: Evidence | None, later: Evidence | None) -> Evidence | None:
+    if earlier is None or later is None:
+        return earlier or later
     element, rms = max(earlier.worst_element, later.worst_element), max(earlier.worst_rms, later.worst_rms)
     return Evidence(earlier.cases + later.cases, element, rms)

@@ -2,7 +2,9 @@
 
     enumerate -> (propose -> build -> screen) until the time, the set or the hope is used up -> race -> record
 
-The library call and the default are incumbents: whatever is to replace them has to beat both in the race.
+The library call, the default and an earlier job's winner are incumbents: whatever is to replace them has to beat them
+all in the race. When time is short, fewer candidates are screened, then fewer challengers race, then nobody does; the
+library call is always compared with whatever wins.
 """
 
 from __future__ import annotations
@@ -15,12 +17,12 @@ from typing import Literal
 
 import torch
 
-from gridstone.ir.errors import GridstoneError, LaunchError, SpecError
+from gridstone.ir.errors import GridstoneError, LaunchError, MismatchError, SpecError
 from gridstone.ir.spec import Spec
 from gridstone.ir.text import print_spec
 from gridstone.kernel_cache.host import LIBRARY, runs_here
 from gridstone.kernel_cache.make import TOOLCHAINS, default_book, default_store
-from gridstone.kernel_cache.records import Record, RecordBook
+from gridstone.kernel_cache.records import RecordBook
 from gridstone.kernel_cache.store import Store
 from gridstone.lower.schedule import Schedule
 from gridstone.lower.target import Target
@@ -28,18 +30,21 @@ from gridstone.templates.recipe import Recipe
 from gridstone.templates.registry import RECIPES
 from gridstone.tuner.builds import build_batch
 from gridstone.tuner.candidate import Candidate, Candidates, pairs
-from gridstone.tuner.final import Final, Standing, finalists, race_seconds, run_final
-from gridstone.tuner.ledger import INCOMPLETE, INTERRUPTED, Ledger
+from gridstone.tuner.conclusion import Conclusion, conclude
+from gridstone.tuner.final import Final, Standing, affordable, finalists, race_seconds, run_final
+from gridstone.tuner.ledger import Ledger
 from gridstone.tuner.measurer import Measurer, Problem, SubprocessMeasurer
 from gridstone.tuner.outcome import Phase, Progress, Stop, Tuned
 from gridstone.tuner.pace import Clock, Pace
 from gridstone.tuner.protocol import CAUGHT
 from gridstone.tuner.sampler import Sampler
 from gridstone.tuner.search import STARTUP, Search
+from gridstone.tuner.spawned import Late
 
 SAMPLES = 7  # of a screening
 SEEDS = (1, 2)  # of the operands that every candidate is checked on
 HANG_SECONDS = 10.0  # a busy machine can take tenths of a second to what should last a millisecond
+SAVE_SECONDS = 30.0  # what a job that is killed loses at most
 
 _LOG = logging.getLogger("gridstone")
 Listener = Callable[[Progress], None]
@@ -68,7 +73,9 @@ def tune(
     Args:
         spec: Static; M is its bucket's value (`lower.bucket.problem`).
         targets: Those that may be used; the library's is added.
-        budget_seconds: Of the whole job. The library call and the default are screened whatever it is.
+        budget_seconds: Of the whole job, which ends within a tenth more (a second at least) and what a running compiler
+            takes. The library call and the default are screened whatever it is, unless it is 0: then only the records
+            are asked.
         max_evaluations: Candidates to try at most.
         threads: Of the kernels; torch's own number when omitted.
         sampler: Who proposes.
@@ -83,13 +90,16 @@ def tune(
         clock: Seconds that the budget is counted in.
 
     Raises:
-        SpecError: The spec has symbolic extents, or no recipe computes it.
+        SpecError: The spec has symbolic extents, no recipe computes it, or there are fewer threads than one.
         LaunchError: A target does not run on this machine.
         GridstoneError: The problem cannot be measured here at all.
         KeyboardInterrupt: Passed on, after what was learned was recorded.
     """
     if spec.dims:
         raise SpecError(f"only static specs are tuned, not {print_spec(spec)}", "bind M with lower.bucket.problem")
+    if threads is not None and threads < 1:
+        raise SpecError(f"{print_spec(spec)} cannot be tuned for {threads} threads", "give 1 or more, or none")
+    pace = Pace(clock, budget_seconds, max_evaluations, hang_seconds, STARTUP)
     for target in targets:
         if not runs_here(target):
             raise LaunchError(f"{target} does not run on this machine, so nothing can be measured", "tune for `auto`")
@@ -104,15 +114,15 @@ def tune(
         spec, tuple({target.storage: None for _, target in choices}), threads or torch.get_num_threads(), SEEDS, kept
     )
     book = book or (default_book() if store is None else RecordBook(store.root))
-    ledger = Ledger(book, spec, problem.threads, candidates)
+    ledger = Ledger(book, spec, problem.threads, candidates, able)
     settled = None if again else ledger.settled(complete)
     if settled is not None:
         return Tuned(settled, (), 0, True, Stop.REUSED, 0.0, 0, candidates.points.size, False, None)
-    pace = Pace(clock, budget_seconds, max_evaluations, hang_seconds, STARTUP)
     measurer = worker or SubprocessMeasurer()
     try:
         settings = _Settings(Sampler(sampler), seed, hang_seconds, complete)
-        return _Job(problem, candidates, ledger, measurer, pace, progress, settings).run()
+        job = _Job(problem, candidates, ledger, measurer, pace, progress, settings)
+        return job.run() if budget_seconds > 0 else job.skip()
     finally:
         if worker is None:
             measurer.close()
@@ -150,32 +160,49 @@ class _Job:
         library = [point for point in defaults if candidates.candidate(point).is_library][:1]
         own = [point for point in defaults if not candidates.candidate(point).is_library]
         own.sort(key=lambda point: not _is_default(candidates.candidate(point), problem.spec))
+        earlier = ledger.incumbent(settings.complete)
         self._library = library[0] if library else None
-        self._baselines = (*library, *own[:1])
-        seeds = (*self._baselines, *ledger.seeds(), *own)
+        # In this order: a later one takes the place of an earlier one only by beating it.
+        incumbents = [*library, *([earlier[0]] if earlier and earlier[0] is not None else []), *own[:1]]
+        self._baselines: tuple[int, ...] = tuple(dict.fromkeys(incumbents))
+        self._default = candidates.candidate((*own, *library, 0)[0])
+        # The library comes after the default: one call may show that it has lost.
+        seeds = (*own[:1], *library, *self._baselines, *ledger.seeds(), *own)
         self._search = Search(candidates.points, seeds, ledger.barred(), settings.sampler, settings.seed)
         self._standings: dict[int, Standing] = {}
         self._voided = 0
+        self._opened: float | None = None
+        self._saved = pace.clock()
 
     def run(self) -> Tuned:
         """Search, race, record."""
         self._report(Phase.PREPARE)
         try:
+            self._opened = self._pace.clock()
             self._measurer.open(self._problem)
             stop = self._explore()
             self._report(Phase.RACE)
             final = self._race()
-        except KeyboardInterrupt:
-            self._conclude(Final(self._finalists(), False), Stop.INTERRUPTED)
+        except BaseException:  # an interrupt, a problem that cannot be measured any more, a bug: keep what was learned
+            self._save()
             raise
-        return self._conclude(final, stop)
+        found = self._conclusion(final)
+        self._ledger.put(found.records)
+        self._report(Phase.DONE)
+        return self._told(found, stop, final.raced)
+
+    def skip(self) -> Tuned:
+        """Return what is used where nothing was measured: an earlier winner, or else the default."""
+        earlier = self._ledger.incumbent(self._settings.complete)
+        unmeasured = self._ledger.record(self._default, "failed", (), None, "not measured: the budget was used up")
+        return self._told(Conclusion(earlier[1] if earlier else unmeasured, (), {}), Stop.BUDGET, False)
 
     def _explore(self) -> Stop:
         """Build and screen batch after batch until something says stop."""
         while True:
             room = self._pace.room(self._reserve())
             if not self._standings:
-                room = max(room, len(self._baselines))
+                room = len(self._baselines)  # whatever the budget
             elif self._pace.out_of_evaluations():
                 return Stop.EVALUATIONS
             elif room < 1:
@@ -188,27 +215,42 @@ class _Job:
             for point in self._build(batch):
                 if point not in self._baselines and not self._pace.allows(self._reserve()):
                     return Stop.BUDGET
-                self._screen(point)
+                if not self._screen(point):
+                    return Stop.BUDGET
+            if self._pace.clock() - self._saved >= SAVE_SECONDS:
+                self._save()
 
     def _build(self, batch: tuple[int, ...]) -> list[int]:
         """Build a batch; return the points that can be measured."""
         self._report(Phase.BUILD)
         start = self._pace.clock()
         chosen = [self._candidates.candidate(point) for point in batch]
-        errors = build_batch(chosen, self._problem.spec, self._problem.store)
-        self._pace.built(self._pace.clock() - start, len(batch))
-        for point, error in zip(batch, errors, strict=True):
+        first = not self._standings
+        errors = build_batch(
+            chosen, self._problem.spec, self._problem.store, lambda: first or self._pace.until_limit() > 0
+        )
+        self._pace.built(self._pace.clock() - start, len(errors))
+        for at, error in errors.items():
             if error is not None:
-                self._fail(point, error, None)
-        return [point for point, error in zip(batch, errors, strict=True) if error is None]
+                self._fail(batch[at], error, None)
+        return [batch[at] for at, error in errors.items() if error is None]
 
-    def _screen(self, point: int) -> None:
+    def _screen(self, point: int) -> bool:
+        """Screen a candidate; return False when the end of the budget cut that short, which is nobody's fault."""
         candidate, is_library = self._candidates.candidate(point), point == self._library
+        begun, self._opened = self._opened or self._pace.clock(), None
         self._measurer.settle()  # not on this candidate's account
         start = self._pace.clock()
+        self._pace.prepared(start - begun)
+        patience = self._pace.patience(is_library)
+        deadline = patience if point in self._baselines else min(patience, self._pace.until_limit())
         try:
-            screened = self._measurer.screen(candidate, SAMPLES, self._pace.patience(is_library))
+            screened = self._measurer.screen(candidate, SAMPLES, deadline, self._pace.enough(is_library))
         except CAUGHT as error:
+            if isinstance(error, LaunchError | MismatchError):
+                self._pace.lost_worker()
+            if isinstance(error, Late) and deadline < patience:
+                return False
             self._fail(point, error, self._pace.clock() - start)
         else:
             wall = self._pace.clock() - start
@@ -218,6 +260,7 @@ class _Job:
             self._pace.tried(wall, standing.seconds, is_library)
             self._search.tell(point, standing.seconds)
         self._report(Phase.SCREEN)
+        return True
 
     def _fail(self, point: int, error: GridstoneError, wall: float | None) -> None:
         candidate = self._candidates.candidate(point)
@@ -229,14 +272,19 @@ class _Job:
 
     def _race(self) -> Final:
         """Race the finalists; one that fails leaves, and the others race again."""
-        entrants = self._finalists()
-        while len(entrants) > 1 and self._pace.left() >= race_seconds(entrants) / 2:
-            outcome = run_final(self._measurer, entrants, self._pace.left(), self._settings.hang_seconds)
+        while self._pace.left() > 0:
+            limit = self._pace.until_limit()
+            entrants = affordable(self._finalists(), self._baselines, limit)
+            if not entrants:
+                break
+            outcome = run_final(self._measurer, entrants, self._pace.left(), limit, self._settings.hang_seconds)
             if isinstance(outcome, Final):
                 return outcome
+            if outcome is None:
+                break
+            self._pace.lost_worker()
             self._fail(entrants[outcome.at].point, outcome.error, None)
-            entrants = self._finalists()
-        return Final(entrants, False)
+        return Final(self._finalists(), False)
 
     def _finalists(self) -> tuple[Standing, ...]:
         return finalists(tuple(self._standings.values()), self._baselines)
@@ -245,45 +293,24 @@ class _Job:
         """Return the seconds to keep for the race."""
         return race_seconds(self._finalists())
 
-    def _conclude(self, final: Final, stop: Stop) -> Tuned:
-        """Write the records."""
-        best = final.winner(self._baselines)
-        last = {**self._standings, **{standing.point: standing for standing in final.entrants}}
-        records = [self._loss(standing, best) for standing in last.values() if standing is not best]
-        if best is None:
-            winner = self._fallback(records)
-        else:
-            reason = "" if final.raced or len(final.entrants) == 1 else "not raced: short of time"
-            reason = reason if self._settings.complete else INCOMPLETE
-            reason = INTERRUPTED if stop is Stop.INTERRUPTED else reason
-            winner = self._ledger.record(best.candidate, "winner", best.samples, best.evidence, reason)
-            records.insert(0, winner)
-        self._ledger.put(records)
-        self._report(Phase.DONE)
-        library = last.get(self._library) if self._library is not None else None
+    def _conclusion(self, final: Final, *, interrupted: bool = False) -> Conclusion:
+        return conclude(
+            self._ledger, final, self._standings, self._baselines,
+            self._candidates.candidate(self._baselines[0] if self._baselines else 0),
+            interrupted=interrupted, complete=self._settings.complete,
+        )  # fmt: skip
+
+    def _save(self) -> None:
+        """Write what is known so far, as of a job that was interrupted."""
+        if self._standings:
+            self._ledger.put(self._conclusion(Final(self._finalists(), False), interrupted=True).records)
+        self._saved = self._pace.clock()
+
+    def _told(self, found: Conclusion, stop: Stop, raced: bool) -> Tuned:
+        library = found.standings.get(self._library) if self._library is not None else None
         seconds = library.seconds if library and library.error is None else None
-        elapsed, size = self._pace.elapsed(), self._candidates.points.size
-        done, voided = self._pace.done, self._voided
-        return Tuned(winner, tuple(records), done, False, stop, elapsed, voided, size, final.raced, seconds)
-
-    def _loss(self, standing: Standing, best: Standing | None) -> Record:
-        if standing.error is not None:
-            return self._ledger.record(standing.candidate, "failed", (), None, str(standing.error))
-        reason = f"{standing.seconds / best.seconds:.3g} times the winner's time" if best else ""
-        return self._ledger.record(standing.candidate, "loser", standing.samples, standing.evidence, reason)
-
-    def _fallback(self, records: Sequence[Record]) -> Record:
-        """Return the record of what is used although nothing is valid: the library call, or else the default."""
-        point = self._baselines[0] if self._baselines else 0
-        candidate = self._candidates.candidate(point)
-        failed = self._standings.get(point)
-        reason = str(failed.error) if failed else "not measured"
-        if records:
-            _LOG.warning(
-                "all %d candidates for %s failed; %s is used as it is: %s",
-                len(records), print_spec(self._problem.spec), candidate.text, reason,
-            )  # fmt: skip
-        return self._ledger.record(candidate, "failed", (), None, reason)
+        elapsed, size, done = self._pace.elapsed(), self._candidates.points.size, self._pace.done
+        return Tuned(found.winner, found.records, done, False, stop, elapsed, self._voided, size, raced, seconds)
 
     def _report(self, phase: Phase) -> None:
         if self._progress is None:

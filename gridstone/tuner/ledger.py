@@ -16,8 +16,11 @@ from gridstone.ir.text import print_spec
 from gridstone.kernel_cache.host import cpu_facts, device_name
 from gridstone.kernel_cache.make import TOOLCHAINS
 from gridstone.kernel_cache.records import NAME_LIMIT, TEXT_LIMIT, Environment, Proof, Record, RecordBook, Status
+from gridstone.kernel_cache.staleness import environment_change
 from gridstone.lower.bucket import BUCKETS, ROWS, generalize
-from gridstone.lower.schedule import print_schedule
+from gridstone.lower.schedule import Schedule, print_schedule
+from gridstone.lower.target import Language, Target
+from gridstone.templates.recipe import Recipe
 from gridstone.templates.render import recipe_hash
 from gridstone.tuner.candidate import Candidate, Candidates
 from gridstone.tuner.protocol import Evidence
@@ -34,17 +37,28 @@ class Ledger:
         book: Where they are kept.
         spec: Static.
         threads: Of the kernels.
-        candidates: Those of the job: records of recipes that are not among them, or have changed, are stale.
+        candidates: Those of the job.
+        able: Every recipe that computes the spec, with its target, also where the toolchain is missing; the others'
+            records, and those of recipes that have changed, are stale.
     """
 
-    def __init__(self, book: RecordBook, spec: Spec, threads: int, candidates: Candidates) -> None:
+    def __init__(
+        self,
+        book: RecordBook,
+        spec: Spec,
+        threads: int,
+        candidates: Candidates,
+        able: Sequence[tuple[Recipe[Schedule], Target]],
+    ) -> None:
         self._book, self._spec, self._text, self._threads = book, spec, print_spec(spec), threads
         self._candidates = candidates
-        self._hashes = {(recipe.name, str(target)): recipe_hash(recipe) for recipe, target in candidates.choices}
-        self._kept = book.get(self._text, device_name(), threads)
+        targets = [target for _, target in able if target.language is not Language.LIBRARY]
+        self._device = device_name(targets[0] if targets else None)
+        self._hashes = {(recipe.name, str(target)): recipe_hash(recipe) for recipe, target in able}
+        self._kept = book.get(self._text, self._device, threads)
 
     def settled(self, complete: bool) -> Record | None:
-        """Return a winner that needs no further search: of a job that ended, its recipe unchanged, feasible here.
+        """Return a winner that needs no further search: of a job that ended, not stale, feasible here.
 
         Args:
             complete: Whether every toolchain is there: then a winner that was found without one is none.
@@ -53,8 +67,23 @@ class Ledger:
             open_to_doubt = record.reason == INTERRUPTED or (complete and record.reason == INCOMPLETE)
             if record.status != "winner" or open_to_doubt or not self._is_current(record):
                 continue
+            if environment_change(record):
+                continue
             if self._point(record) is not None:
                 return record
+        return None
+
+    def incumbent(self, complete: bool) -> tuple[int | None, Record] | None:
+        """Return the earlier winner with its point, if it is not stale: then calls use it.
+
+        Args:
+            complete: Whether every toolchain is there: if not, it may be none of the candidates, and has no point.
+        """
+        for record in _winners(self._kept):
+            point = self._point(record)
+            current = self._is_current(record) and not environment_change(record)
+            if current and (point is not None or not complete):
+                return point, record
         return None
 
     def seeds(self) -> tuple[int, ...]:
@@ -82,7 +111,7 @@ class Ledger:
         flags = hashlib.sha256(" ".join(sorted(cpu_facts()[1])).encode()).hexdigest()[:16]
         created = datetime.now(UTC).isoformat(timespec="seconds")
         compiler, version = facts.get("compiler", "")[:NAME_LIMIT], str(torch.__version__)
-        return Environment(gridstone.__version__, version, compiler, device_name(), flags, self._threads, created)
+        return Environment(gridstone.__version__, version, compiler, self._device, flags, self._threads, created)
 
     def record(
         self, candidate: Candidate, status: Status, samples: Sequence[float], evidence: Evidence | None, reason: str
@@ -107,7 +136,7 @@ class Ledger:
     def put(self, records: Sequence[Record]) -> None:
         """Merge records into the book."""
         if records:
-            self._book.put(self._text, device_name(), self._threads, tuple(records))
+            self._book.put(self._text, self._device, self._threads, tuple(records))
 
     def _is_current(self, record: Record) -> bool:
         return self._hashes.get((record.recipe, record.target)) == record.recipe_hash
@@ -124,7 +153,7 @@ class Ledger:
         for other in sorted(BUCKETS, key=lambda bucket: abs(math.log2(bucket / max(rows, 1)))):
             if other != rows:
                 text = print_spec(general.bind(**{ROWS: other}))
-                found = _winners(self._book.get(text, device_name(), self._threads))
+                found = _winners(self._book.get(text, self._device, self._threads))
                 if found:
                     return found
         return ()

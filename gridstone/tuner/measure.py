@@ -8,6 +8,7 @@ a sentinel tells, or between samples of one round of a race.
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ DRIFT = 0.05  # relative change of the sentinel that voids a block
 REPEATS = 2  # times that a voided block is measured again
 FEWEST_ROUNDS = 5  # all of them lost: one-sided sign test p = 1/32
 HOPELESS = 1.2  # slower than the best by this factor in each of the fewest rounds: leaves the race
+FAR = 5.0  # slower by this factor, and slow, in the warm-up and in one round: leaves at once
 
 Clock = Callable[[], float]
 Call = Callable[..., torch.Tensor]
@@ -148,18 +150,28 @@ def screen(call: Call, rotation: Rotation, samples: int, clock: Clock, sentinel:
 
 
 def race(
-    entrants: Sequence[tuple[Call, Rotation]], rounds: int, seconds: float, clock: Clock, turn: Callable[[int], None]
+    entrants: Sequence[tuple[Call, Rotation]],
+    rounds: int,
+    seconds: float,
+    clock: Clock,
+    turn: Callable[[int], None],
+    latest: float = math.inf,
 ) -> tuple[tuple[float, ...], ...]:
     """Time callables in turn, A B C A B C ..., and return the seconds of one call by entrant and round.
+
+    A call of a second that is five times as slow as the best is known to lose after one round. Nobody else leaves
+    before the fewest rounds that a sign test can use.
 
     Args:
         entrants: Callables and their operands; entrants that share a rotation never meet each other's warm copies.
         rounds: At most.
-        seconds: Stop after this long, though not before the fewest rounds that a sign test can use.
+        seconds: Stop after this long, though not before those fewest rounds.
         clock: In seconds.
         turn: Told which entrant is next.
+        latest: Stop after this long in any case. Fewer rounds than the fewest decide nothing.
     """
-    stop = clock() + seconds
+    start = clock()
+    stop, end = start + seconds, start + latest
     plans: list[tuple[int, float]] = []
     for at, (call, rotation) in enumerate(entrants):
         turn(at)
@@ -175,11 +187,24 @@ def race(
             sample = time_sample(call, rotation, plans[at][0], clock)
             if number >= 0:
                 taken[at].append(sample)
-        if number + 1 >= FEWEST_ROUNDS:
+        if clock() >= end:
+            break
+        if number == 0:
+            running = list(_near(running, [plan[1] for plan in plans], taken))
+        elif number + 1 >= FEWEST_ROUNDS:
             if clock() >= stop:
                 break
             running = list(_hopeful(running, taken))
     return tuple(map(tuple, taken))
+
+
+def _near(running: list[int], warm: Sequence[float], taken: list[list[float]]) -> Iterator[int]:
+    """Yield those that are not far behind: what takes long is not done five times to show what one call shows."""
+    best = min(running, key=lambda at: taken[at][0])
+    bound = max(SLOW_SECONDS, FAR * max(warm[best], taken[best][0]))
+    for at in running:
+        if min(warm[at], taken[at][0]) < bound:
+            yield at
 
 
 def _hopeful(running: list[int], taken: list[list[float]]) -> Iterator[int]:

@@ -58,6 +58,23 @@ class Fault:
     error: GridstoneError
 
 
+@dataclass(frozen=True, slots=True)
+class RaceLimits:
+    """How long a race may last.
+
+    Args:
+        rounds: At most.
+        seconds: After this long it ends with the rounds that it has, if a sign test can use them.
+        latest: After this long it ends in any case.
+        deadline: Whose turn it is after this long, hangs.
+    """
+
+    rounds: int
+    seconds: float
+    latest: float
+    deadline: float
+
+
 class Measurer(Protocol):
     """What a job measures with: a subprocess, or a table in tests and replays."""
 
@@ -73,15 +90,16 @@ class Measurer(Protocol):
         """
         ...
 
-    def screen(self, candidate: Candidate, samples: int, deadline: float) -> Screened:
-        """Check and time a candidate.
+    def screen(self, candidate: Candidate, samples: int, deadline: float, enough: float | None) -> Screened:
+        """Check and time a candidate, by one call only if that takes longer than `enough` seconds.
 
         Raises:
-            ScheduleError, BuildError, LaunchError, MismatchError: It failed; within about `deadline` seconds.
+            ScheduleError, BuildError, LaunchError, MismatchError: It failed; within about `deadline` seconds. Late, a
+                LaunchError, when it did not end by then.
         """
         ...
 
-    def race(self, candidates: Sequence[Candidate], rounds: int, seconds: float, deadline: float) -> Raced | Fault:
+    def race(self, candidates: Sequence[Candidate], limits: RaceLimits) -> Raced | Fault:
         """Time candidates in turn; a fault names the one that failed."""
         ...
 
@@ -130,19 +148,20 @@ class SubprocessMeasurer:
             self.close()
             raise
 
-    def screen(self, candidate: Candidate, samples: int, deadline: float) -> Screened:
+    def screen(self, candidate: Candidate, samples: int, deadline: float, enough: float | None = None) -> Screened:
         """Check and time one candidate."""
-        reply = self._ask(Screen(_entrant(candidate), samples), deadline, [0])
+        reply = self._ask(Screen(_entrant(candidate), samples, enough), deadline, [0])
         if isinstance(reply, Refused):
             raise self._refusal(reply)
         assert isinstance(reply, Screened)
         return reply
 
-    def race(self, candidates: Sequence[Candidate], rounds: int, seconds: float, deadline: float) -> Raced | Fault:
+    def race(self, candidates: Sequence[Candidate], limits: RaceLimits) -> Raced | Fault:
         """Time candidates in turn."""
         turn = [0]
+        request = Race(tuple(map(_entrant, candidates)), limits.rounds, limits.seconds, limits.latest)
         try:
-            reply = self._ask(Race(tuple(map(_entrant, candidates)), rounds, seconds), deadline, turn)
+            reply = self._ask(request, limits.deadline, turn)
         except LaunchError as error:
             return Fault(turn[0], error)
         if isinstance(reply, Refused):

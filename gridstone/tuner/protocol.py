@@ -47,18 +47,33 @@ class Open(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="open"):
 
 
 class Screen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="screen"):
-    """Check a candidate, time a few samples, check it again. Answered by `Screened` or `Refused`."""
+    """Check a candidate, time a few samples, check it again. Answered by `Screened` or `Refused`.
+
+    Args:
+        entrant: The candidate.
+        samples: How many.
+        enough: Seconds; of a call that takes longer, one is checked and one timed, which is its only sample.
+    """
 
     entrant: Entrant
     samples: int
+    enough: float | None = None
 
 
 class Race(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="race"):
-    """Time candidates in turn for some rounds, then check them. Answered by `Turn`s, then `Raced` or `Refused`."""
+    """Time candidates in turn for some rounds, then check them. Answered by `Turn`s, then `Raced` or `Refused`.
+
+    Args:
+        entrants: The candidates.
+        rounds: At most.
+        seconds: No round begins after this long, but for the fewest rounds that a sign test can use.
+        latest: No round begins after this long.
+    """
 
     entrants: tuple[Entrant, ...]
     rounds: int
     seconds: float
+    latest: float
 
 
 class Ready(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ready"):
@@ -98,11 +113,12 @@ class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="turn"):
 class Raced(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="raced"):
     """Outcome of a race: seconds of one call by entrant and round.
 
-    All start in round 0. One that lost every round by far leaves early, so its row is shorter.
+    All start in round 0. One that lost every round by far leaves early, so its row is shorter, and it is not checked
+    again: it has no evidence.
     """
 
     samples: tuple[tuple[float, ...], ...]
-    evidence: tuple[Evidence, ...]
+    evidence: tuple[Evidence | None, ...]
 
 
 class Refused(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refused"):

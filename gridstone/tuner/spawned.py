@@ -19,6 +19,10 @@ from gridstone.tuner.protocol import Reply, Request, frame, read_reply
 LAST_WORDS = 2000  # bytes of a dead worker's output that its error quotes
 
 
+class Late(LaunchError):
+    """No answer came in time."""
+
+
 class Spawned:
     """One worker: its pipes, and the end of what it prints."""
 
@@ -36,9 +40,11 @@ class Spawned:
                 pass_fds=(requests, replies), start_new_session=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
             )  # fmt: skip
-        except OSError as error:
+        except BaseException as error:  # an interrupt too: nobody would end a worker that nobody knows
             for end in (self._requests, self._replies):
-                os.close(end)
+                os.close(end)  # the worker ends with its requests
+            if not isinstance(error, OSError):
+                raise
             raise LaunchError(f"the measuring process could not be started: {error}") from error
         finally:
             os.close(requests)
@@ -67,7 +73,7 @@ class Spawned:
             raise self._death() from None
 
     def receive(self, end: float, deadline: float) -> Reply:
-        """Return the next reply; LaunchError when the worker dies, talks nonsense, or is late."""
+        """Return the next reply; Late when it does not come, LaunchError when the worker dies or talks nonsense."""
         replies = select.poll()
         replies.register(self._replies, select.POLLIN)
 
@@ -75,7 +81,7 @@ class Spawned:
             data = b""
             while len(data) < count:
                 if not replies.poll(1e3 * max(0.0, end - time.monotonic())):
-                    raise LaunchError(f"no answer within {deadline:.3g} s: it hangs, or is far too slow")
+                    raise Late(f"no answer within {deadline:.3g} s: it hangs, or is far too slow")
                 part = os.read(self._replies, count - len(data))
                 if not part:
                     raise self._death()

@@ -40,6 +40,16 @@ def clearly_below(challenger: Sequence[float], incumbent: Sequence[float]) -> bo
     return bool(challenger) and bool(incumbent) and max(challenger) < min(incumbent)
 
 
+def stayed(samples: Sequence[Sequence[float]]) -> list[int]:
+    """Return who did not leave a race early; a round that was cut short is not leaving.
+
+    >>> stayed([[9.0] * 5, [1.0] * 21, [1.1] * 20])
+    [1, 2]
+    """
+    longest = max(map(len, samples), default=0)
+    return [at for at, row in enumerate(samples) if len(row) >= longest - 1]
+
+
 def winner(samples: Sequence[Sequence[float]], baselines: Sequence[int], paired: bool) -> int:
     """Return who wins among entrants that are all right.
 
@@ -53,10 +63,9 @@ def winner(samples: Sequence[Sequence[float]], baselines: Sequence[int], paired:
         paired: Whether samples of equal index were taken in one round.
     """
     wins = beats if paired else clearly_below
-    longest = max(len(row) for row in samples)
-    stayed = [at for at in range(len(samples)) if not paired or len(samples[at]) >= longest - 1]
-    first = min(stayed, key=lambda at: statistics.median(samples[at]) if samples[at] else math.inf)
-    known = [at for at in baselines if at in stayed] or ([first] if baselines else [0])
+    running = stayed(samples) if paired else list(range(len(samples)))
+    first = min(running, key=lambda at: statistics.median(samples[at]) if samples[at] else math.inf)
+    known = [at for at in baselines if at in running] or ([first] if baselines else [0])
     incumbent = known[0]
     for baseline in known[1:]:
         if wins(samples[baseline], samples[incumbent]):
@@ -68,7 +77,7 @@ def winner(samples: Sequence[Sequence[float]], baselines: Sequence[int], paired:
             return statistics.median(paired_ratios)
         return statistics.median(samples[at])
 
-    challengers = sorted((at for at in stayed if at not in known and samples[at]), key=slowness)
+    challengers = sorted((at for at in running if at not in known and samples[at]), key=slowness)
     for at in challengers:
         if all(wins(samples[at], samples[baseline]) for baseline in known):
             return at

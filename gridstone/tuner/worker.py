@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import importlib
 import os
@@ -31,7 +32,16 @@ from gridstone.lower.target import Target, parse_target
 from gridstone.proof.check import Checked
 from gridstone.templates.registry import recipe_named
 from gridstone.tuner.exam import Case, prepare, sit
-from gridstone.tuner.measure import Call, Rotation, copies_needed, last_level_cache, make_sentinel, race, screen
+from gridstone.tuner.measure import (
+    Call,
+    Rotation,
+    copies_needed,
+    last_level_cache,
+    make_sentinel,
+    race,
+    screen,
+    time_sample,
+)
 from gridstone.tuner.protocol import (
     CAUGHT,
     Entrant,
@@ -49,6 +59,7 @@ from gridstone.tuner.protocol import (
     frame,
     read_request,
 )
+from gridstone.tuner.verdict import stayed
 
 Plants = Mapping[str, Callable[[Spec, str, Target], Call]]
 """Recipe name -> (spec, schedule text, target) -> what is called in place of the recipe's kernel."""
@@ -94,12 +105,18 @@ class Worker:
     def _screen(self, bench: Bench, request: Screen) -> Reply:
         try:
             call, storage = self._load(bench, request.entrant)
-            before = sit(call, bench.cases[storage])
-            block = screen(call, bench.rotations[storage], request.samples, time.perf_counter, self._sentinel)
-            after = sit(call, bench.cases[storage][:1])
+            cases, rotation = bench.cases[storage], bench.rotations[storage]
+            checks = [sit(call, cases[:1])]
+            if request.enough is not None:
+                seconds = time_sample(call, rotation, 1, time.perf_counter)
+                if seconds > request.enough:
+                    return Screened((seconds,), 0, 0.0, _evidence(checks))
+            checks.append(sit(call, cases[1:]))
+            block = screen(call, rotation, request.samples, time.perf_counter, self._sentinel)
+            checks.append(sit(call, cases))  # all: one that it wrote over would be held against the next candidate
         except Exception as error:
             return _refused(error)
-        return Screened(block.samples, block.voided, block.drift, _evidence([before, after]))
+        return Screened(block.samples, block.voided, block.drift, _evidence(checks))
 
     def _race(self, bench: Bench, request: Race) -> Reply:
         turn = 0
@@ -110,7 +127,7 @@ class Worker:
             self._say(Turn(at))
 
         entrants: list[tuple[Call, Rotation]] = []
-        evidence: list[Evidence] = []
+        evidence: list[Evidence | None] = []
         storages: list[str] = []
         try:
             for at, entrant in enumerate(request.entrants):
@@ -118,10 +135,11 @@ class Worker:
                 call, storage = self._load(bench, entrant)
                 entrants.append((call, bench.rotations[storage]))
                 storages.append(storage)
-            samples = race(entrants, request.rounds, request.seconds, time.perf_counter, say)
+            samples = race(entrants, request.rounds, request.seconds, time.perf_counter, say, request.latest)
+            running = stayed(samples)
             for at, ((call, _), storage) in enumerate(zip(entrants, storages, strict=True)):
                 say(at)
-                evidence.append(_evidence([sit(call, bench.cases[storage][:1])]))
+                evidence.append(_evidence([sit(call, bench.cases[storage][:1])]) if at in running else None)
         except Exception as error:
             return _refused(error, turn)
         return Raced(samples, tuple(evidence))
@@ -135,7 +153,7 @@ class Worker:
         recipe = recipe_named(entrant.recipe)
         start = recipe.space.default(bench.spec.with_storage(target.storage), target)
         schedule = parse_schedule(entrant.schedule, recipe.schedule, start)
-        return make_kernel(recipe, bench.spec, schedule, target, bench.store), target.storage
+        return make_kernel(recipe, bench.spec, schedule, target, bench.store).call, target.storage
 
 
 def _open(request: Open) -> Bench:
@@ -175,6 +193,12 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def die_first() -> None:
+    """Ask Linux to end this process, not the one that tunes, when memory runs out."""
+    with contextlib.suppress(OSError):  # not Linux
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
 def _plants(place: str) -> Plants:
     if not place:
         return {}
@@ -191,6 +215,7 @@ def main() -> None:
     parser.add_argument("--plants", default="")
     options = parser.parse_args()
     die_with_parent(options.parent)
+    die_first()
     with open(options.requests, "rb") as requests, open(options.replies, "wb", buffering=0) as replies:
 
         def say(reply: Reply) -> None:

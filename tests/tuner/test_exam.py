@@ -21,6 +21,14 @@ def test_cases_have_the_spec_s_rows_and_fewer():
     assert rows == [16, ragged(16)]
 
 
+def test_cases_share_the_weight_and_nothing_else():
+    """Breaks when packing and decoding a large weight is done once a case."""
+    first, second = (case.operands.tensors for case in prepare(SPEC, (1, 2)))
+    assert [ours is theirs for ours, theirs in zip(first, second, strict=True)] == [False, True, False]
+    assert not torch.equal(first[0][: ragged(16)], second[0])
+    assert not torch.equal(first[2], second[2])
+
+
 def test_it_says_what_the_full_check_says():
     call = library_call(SPEC)
     mine, full = sit(call, prepare(SPEC, (7,))), check(call, SPEC, (7,))

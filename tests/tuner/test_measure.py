@@ -4,9 +4,11 @@ import torch
 from gridstone.tuner.measure import (
     BLOCK_SECONDS,
     DRIFT,
+    FAR,
     FEWEST_ROUNDS,
     MIB,
     REPEATS,
+    SLOW_SECONDS,
     Rotation,
     calls_per_sample,
     copies_needed,
@@ -154,6 +156,31 @@ class TestRace:
         timer = FakeTimer()
         samples = race([(timer.spends(s), rotation()) for s in (1.0, 1.1)], 50, 3.0, timer, lambda at: None)
         assert [len(row) for row in samples] == [FEWEST_ROUNDS, FEWEST_ROUNDS]
+
+    def test_what_is_slow_and_far_behind_is_called_twice(self):
+        """Once to warm up, once in the round that shows it; breaks when a library call of seconds runs five rounds."""
+        timer, calls = FakeTimer(), []
+        far = timer.spends(lambda: calls.append(1) or FAR * SLOW_SECONDS)
+        samples = race([(far, rotation()), (timer.spends(1e-3), rotation())], 20, 9.0, timer, lambda at: None)
+        assert ([len(row) for row in samples], len(calls)) == ([1, 20], 2)
+
+    @pytest.mark.parametrize("slow", [0.9 * SLOW_SECONDS, 4.9 * 0.3])
+    def test_what_is_fast_or_near_runs_the_fewest_rounds(self, slow):
+        """One slow round may be an accident of the machine: it decides only about calls that are far too slow."""
+        timer = FakeTimer()
+        entrants = [(timer.spends(s), rotation()) for s in (slow, 1e-3 if slow < SLOW_SECONDS else 0.3)]
+        assert len(race(entrants, 20, 1.0, timer, lambda at: None)[0]) == FEWEST_ROUNDS
+
+    def test_one_accident_makes_nobody_leave(self):
+        timer, steps = FakeTimer(), iter([1e-3] * 80 + [2.0] + [1e-3] * 8000)
+        entrants = [(timer.spends(lambda: next(steps)), rotation()), (timer.spends(1e-3), rotation())]
+        assert [len(row) for row in race(entrants, 8, 100.0, timer, lambda at: None)] == [8, 8]
+
+    def test_the_latest_end_comes_before_the_fewest_rounds(self):
+        timer = FakeTimer()
+        entrants = [(timer.spends(s), rotation()) for s in (1.0, 1.1)]
+        samples = race(entrants, 50, 0.0, timer, lambda at: None, latest=6.0)
+        assert [len(row) for row in samples] == [2, 2]
 
     def test_a_common_slowdown_cancels_in_ratios(self):
         timer = FakeTimer()

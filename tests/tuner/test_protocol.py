@@ -24,13 +24,14 @@ EVIDENCE = Evidence(3, 0.5, 0.25)
 REQUESTS = [
     Open("gemm[x: f32(8,64), w: f32(48,64)]", ("lane16",), 2, (1, 2), "/tmp/é", 1 << 30),
     Screen(ENTRANT, 7),
-    Race((ENTRANT, ENTRANT), 21, 1.5),
+    Screen(ENTRANT, 7, 0.25),
+    Race((ENTRANT, ENTRANT), 21, 1.5, 2.0),
 ]
 REPLIES = [
     Ready(),
     Screened((1e-6, 2e-6), 1, 0.01, EVIDENCE),
     Turn(3),
-    Raced(((1.0,), (2.0, 3.0)), (EVIDENCE, EVIDENCE)),
+    Raced(((1.0,), (2.0, 3.0)), (None, EVIDENCE)),
     Refused("build", "it broke", "mend it", 1),
 ]
 

@@ -18,7 +18,7 @@ from gridstone.kernel_cache.records import RecordBook
 from gridstone.kernel_cache.store import Store
 from gridstone.tuner.candidate import Candidate
 from gridstone.tuner.job import tune
-from gridstone.tuner.measurer import Fault, Problem, SubprocessMeasurer
+from gridstone.tuner.measurer import Fault, Problem, RaceLimits, SubprocessMeasurer
 from gridstone.tuner.outcome import Stop
 
 SLOW_LIBRARY = Candidate(planted.library.RECIPE, planted.library.Torch(), LIBRARY)
@@ -27,15 +27,21 @@ PLANTS = "tuner_plants:plants"
 EXPECTED = {
     "abort": "was killed by SIGABRT",
     "segfault": "was killed by SIGSEGV",
+    "exit": "ended with status 0",
+    "killed": "was killed by SIGKILL",
     "loop": "no answer within",
     "wrong": "times its bound",
     "nan": "differ in being NaN",
     "outside": "after the output were overwritten",
+    "before": "1 elements before and 0 after the output were overwritten",
+    "stray": "times its bound",
     "input": "operand x was changed",
+    "replies": "answered garbage",
     "raises": "RuntimeError: a planted failure",
+    "memory": "allocate memory",
     "late": "times its bound",
 }
-WRONG = ("wrong", "nan", "outside", "input", "late")
+WRONG = ("wrong", "nan", "outside", "before", "stray", "input", "late")
 
 
 def faulty(name):
@@ -63,10 +69,12 @@ def measurer(root):
 def tuned(root):
     """One job over every fault."""
     one = SubprocessMeasurer(PLANTS)
-    yield tune(
-        planted.SPEC, [host_target()], recipes=(planted.FAULTY, planted.library.RECIPE), worker=one, hang_seconds=2.0,
-        threads=1, budget_seconds=300.0, store=Store(root, 1 << 30), book=RecordBook(root),
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gridstone.tuner.pace.PLATEAU_FEWEST", 1000)
+        yield tune(
+            planted.SPEC, [host_target()], recipes=(planted.FAULTY, planted.library.RECIPE), worker=one,
+            hang_seconds=2.0, threads=1, budget_seconds=300.0, store=Store(root, 1 << 30), book=RecordBook(root),
+        )  # fmt: skip
     one.close()
 
 
@@ -98,13 +106,34 @@ class TestMeasurer:
 
     def test_a_race_blames_who_ran(self, measurer):
         for fault in ("abort", "wrong"):
-            outcome = measurer.race([knobs(8, 2), SLOW_LIBRARY, faulty(fault)], 5, 5.0, 60.0)
+            outcome = measurer.race([knobs(8, 2), SLOW_LIBRARY, faulty(fault)], RaceLimits(5, 5.0, 30.0, 60.0))
             assert isinstance(outcome, Fault)
             assert outcome.at == 2
             assert EXPECTED[fault] in str(outcome.error)
 
+    def test_killed_from_outside_while_idle_costs_nothing(self, measurer):
+        measurer.settle()
+        killed = measurer.pid
+        os.kill(killed, signal.SIGKILL)
+        os.waitid(os.P_PID, killed, os.WEXITED | os.WNOWAIT)
+        assert len(measurer.screen(knobs(8, 2), 2, 60.0).samples) == 2
+        assert measurer.pid != killed
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="the score is Linux's")
+    def test_when_memory_runs_out_it_goes_first(self, measurer):
+        measurer.settle()
+        assert int(Path(f"/proc/{measurer.pid}/oom_score_adj").read_text()) == 1000
+
+    def test_who_is_far_too_slow_leaves_the_race_without_another_check(self, measurer):
+        slow = faulty("slow")
+        outcome = measurer.race([slow, knobs(8, 2)], RaceLimits(6, 60.0, 60.0, 60.0))
+        assert not isinstance(outcome, Fault)
+        assert [len(row) for row in outcome.samples] == [1, 6]
+        assert outcome.evidence[0] is None
+        assert outcome.evidence[1].cases == 1
+
     def test_a_race_gives_samples_by_round(self, measurer):
-        outcome = measurer.race([knobs(1, 1), knobs(8, 2)], 6, 60.0, 60.0)
+        outcome = measurer.race([knobs(1, 1), knobs(8, 2)], RaceLimits(6, 60.0, 60.0, 60.0))
         assert not isinstance(outcome, Fault)
         assert len(outcome.samples[1]) == 6
         assert all(proof.cases >= 1 for proof in outcome.evidence)
@@ -178,6 +207,34 @@ def test_a_busy_worker_dies_with_its_parent(root):
         time.sleep(0.1)
     os.kill(worker, signal.SIGKILL)
     pytest.fail("the worker outlived its parent")
+
+
+def test_an_interrupt_ends_everything_and_keeps_what_was_measured(tmp_path):
+    """As Ctrl-C does it, while a candidate is being measured."""
+    program = textwrap.dedent("""
+        import os, signal, sys, threading
+        from gridstone.cli import main
+        from gridstone.tuner.measurer import SubprocessMeasurer
+        real, seen = SubprocessMeasurer.screen, []
+        def screen(self, *arguments):
+            seen.append(self.pid)
+            if len(seen) == 3:
+                print(self.pid, file=sys.stderr, flush=True)
+                threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+            return real(self, *arguments)
+        SubprocessMeasurer.screen = screen
+        main(["tune", "gemm[x: f32(4,64), w: int4:g32(64,64)]", "--budget", "100s", "--json"])
+    """)
+    place = {"GRIDSTONE_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, **place},
+    )  # fmt: skip
+    assert ran.returncode == 130, ran.stderr
+    assert not _is_running(int(next(line for line in ran.stderr.split() if line.isdecimal())))
+    kept = list(RecordBook(tmp_path).all())
+    assert len(kept) >= 2
+    assert (kept[0].status, kept[0].reason) == ("winner", "interrupted")
 
 
 def test_a_real_job(root):

@@ -3,8 +3,11 @@
 The worker imports this by `--plants tuner_plants:plants`; tests take the recipes' search spaces from it.
 """
 
+import contextlib
 import ctypes
+import gc
 import os
+import signal
 import time
 from dataclasses import dataclass
 
@@ -17,11 +20,12 @@ from gridstone.lower.target import Language
 from gridstone.templates.gemm import library
 from gridstone.templates.recipe import Recipe
 from gridstone.templates.source import Launch
+from gridstone.tuner.exam import Case
 
 SPEC = parse_spec("gemm[x: f32(8,64), w: f32(48,64)]")
 FAULTS = (
-    "none", "abort", "segfault", "loop", "wrong", "nan", "outside", "input", "garbage", "raises", "late",
-    "fast",
+    "none", "abort", "segfault", "exit", "killed", "loop", "wrong", "nan", "outside", "before", "stray", "input",
+    "garbage", "replies", "raises", "memory", "late", "fast",
 )  # fmt: skip
 TILES = (1, 2, 4, 8, 16, 32)
 STAGES = (1, 2, 3, 4)
@@ -56,7 +60,7 @@ FAULTY = _recipe(
     Fault,
     SearchSpace((Choice("fault", FAULTS),), (), lambda spec, target: Fault("none")),
 )
-RECIPES = (KNOBS, FAULTY, library.RECIPE)
+KNOBS_AND_LIBRARY = (KNOBS, library.RECIPE)
 
 
 def plants():
@@ -96,10 +100,16 @@ def _faulty(spec, schedule, target):
                 time.sleep(2e-3)
             case "fast":
                 pass
+            case "slow":  # not among those that a job tries
+                time.sleep(0.3)
             case "abort":
                 os.abort()
             case "segfault":
                 ctypes.string_at(0)
+            case "exit":
+                os._exit(0)
+            case "killed":  # as by the system when memory runs out
+                os.kill(os.getpid(), signal.SIGKILL)
             case "loop":
                 while True:
                     pass
@@ -109,12 +119,25 @@ def _faulty(spec, schedule, target):
                 y[0, 0] = float("nan")
             case "outside":
                 torch.as_strided(y, (1,), (1,), y.storage_offset() + y.numel())[0] = 1.0
+            case "before":
+                torch.as_strided(y, (1,), (1,), y.storage_offset() - 1)[0] = 1.0
+            case "stray":  # far from its operands, and only while it is timed
+                if calls > 2:
+                    for case in gc.get_objects():
+                        if isinstance(case, Case) and case.operands.tensors[0].shape != tensors[0].shape:
+                            case.operands.tensors[0].add_(1.0)
             case "input":
                 tensors[0][0, 0] += 1.0
             case "garbage":
                 time.sleep(2e-3)
                 os.write(1, b"\x00\xff garbage \n" * 10_000)
                 os.write(2, b"more garbage")
+            case "replies":  # into every file that is open, the pipe to the job included
+                for file in range(3, 64):
+                    with contextlib.suppress(OSError):
+                        os.write(file, b"\xff" * 64)
+            case "memory":
+                torch.empty(1 << 60, dtype=torch.uint8)
             case "raises":
                 raise RuntimeError("a planted failure")
             case "late":  # right while it is checked first, wrong once it has been timed
