@@ -14,11 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch.autograd import forward_ad
 
 from gridstone.ir.errors import SpecError
 from gridstone.ir.storage import storage
 from gridstone.kernel_cache.decode import decode_storage
-from gridstone.runtime.linear_key import LinearKey, parse_key
+from gridstone.runtime.linear_key import LinearKey, numerics_named, parse_key
 
 LIBRARY = torch.library.Library("gridstone", "DEF")
 LIBRARY.define("linear(Tensor x, Tensor packed, Tensor? bias, Tensor? residual, str key) -> Tensor")
@@ -27,6 +29,12 @@ LIBRARY.define("dequantize(Tensor packed, str key, bool transposed, str dtype) -
 LIBRARY.define("qlinear(Tensor x, Tensor w, Tensor? bias, Tensor? residual, str activation, str numerics) -> Tensor")
 
 Maybe = torch.Tensor | None
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "relu": F.relu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+}
 
 
 @functools.cache
@@ -37,7 +45,9 @@ def _runner() -> Callable[..., torch.Tensor]:
 
 
 def _linear(x: torch.Tensor, packed: torch.Tensor, bias: Maybe, residual: Maybe, key: str) -> torch.Tensor:
-    return _runner()(x, packed, bias, residual, key)
+    y = _runner()(x, packed, bias, residual, key)
+    # Autograd forbids in-place changes of a view that an op gives, and rows of more than one extent come as one.
+    return torch.ops.aten._unsafe_view.default(y, y.shape) if y._is_view() else y
 
 
 def _columns(key: str) -> int:
@@ -81,6 +91,9 @@ def activation_grad(name: str, z: torch.Tensor, grad: torch.Tensor) -> torch.Ten
     match name:
         case "relu":
             return aten.threshold_backward(grad, z, 0)
+        case "silu" if torch.is_grad_enabled():  # torch has no derivative of silu_backward: write it out
+            s = torch.sigmoid(z)
+            return grad * s * (1 + z * (1 - s))
         case "silu":
             return aten.silu_backward(grad, z)
         case "gelu":
@@ -116,6 +129,17 @@ def _linear_backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     return gx, None, gb, grad if ctx.needs_input_grad[3] else None, None
 
 
+def _linear_grad_setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    _, packed, ctx.key = inputs
+    ctx.save_for_backward(packed)
+
+
+def _linear_grad_backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+    """The gradient of g @ w along g is grad @ w.T, the layer's own product."""
+    (packed,) = ctx.saved_tensors
+    return torch.ops.gridstone.linear(grad, packed, None, None, _without_activation(ctx.key)), None, None
+
+
 def _qlinear(
     x: torch.Tensor, w: torch.Tensor, bias: Maybe, residual: Maybe, activation: str, numerics: str
 ) -> torch.Tensor:
@@ -139,11 +163,87 @@ def _qlinear_backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     if ctx.activation:
         z = torch.ops.gridstone.qlinear(x, w, bias, None, "", ctx.numerics)
         through = activation_grad(ctx.activation, z, grad)
-    gx = None
-    if ctx.needs_input_grad[0]:
-        gx = (through.reshape(-1, through.shape[-1]) @ w).reshape(*through.shape[:-1], w.shape[1])
+    # By the same operator on the transpose, so that this can be differentiated again.
+    gx = torch.ops.gridstone.qlinear(through, w.t(), None, None, "", ctx.numerics) if ctx.needs_input_grad[0] else None
     gb = _bias_grad(through) if bias is not None and ctx.needs_input_grad[2] else None
     return gx, None, gb, grad if ctx.needs_input_grad[3] else None, None, None
+
+
+def is_transformed() -> bool:
+    """Whether a `torch.func` transform or forward-mode differentiation is under way.
+
+    Both ask more of an operator than a backward rule; where it has no more, torch drops a tangent without a word.
+    """
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def in_steps(x: torch.Tensor, w: torch.Tensor, bias: Maybe, residual: Maybe, activation: str) -> torch.Tensor:
+    """Compute a linear layer as one torch operator after the other, since torch has every rule for each of them.
+
+    Args:
+        x: (..., K).
+        w: (N, K) of x's dtype, packed or plain.
+        bias: (N,), or None.
+        residual: (..., N), or None.
+        activation: Name, or empty.
+    """
+    y = F.linear(x, w)
+    for role, operand, want in (("bias", bias, y.shape[-1:]), ("residual", residual, y.shape)):
+        if operand is not None and operand.shape != want:
+            raise SpecError(f"{role} of shape {tuple(operand.shape)} is not {tuple(want)}", "expand or move it first")
+    if bias is not None:
+        y = y + bias.to(y.dtype)
+    if activation:
+        y = ACTIVATIONS[activation](y)
+    return y if residual is None else y + residual.to(y.dtype)
+
+
+def _decoded(packed: torch.Tensor, key: str, dtype: torch.dtype) -> torch.Tensor:
+    return torch.ops.gridstone.dequantize(packed, str(parse_key(key).weight), False, str(dtype))
+
+
+def _linear_steps(x: torch.Tensor, packed: torch.Tensor, bias: Maybe, residual: Maybe, key: str) -> torch.Tensor:
+    return in_steps(x, _decoded(packed, key, x.dtype), bias, residual, parse_key(key).activation)
+
+
+def _linear_grad_steps(grad: torch.Tensor, packed: torch.Tensor, key: str) -> torch.Tensor:
+    return grad @ _decoded(packed, key, grad.dtype)
+
+
+def _qlinear_steps(
+    x: torch.Tensor, w: torch.Tensor, bias: Maybe, residual: Maybe, activation: str, numerics: str
+) -> torch.Tensor:
+    numerics_named(numerics)
+    return in_steps(x, w.to(x.dtype), bias, residual, activation)
+
+
+def _differentiate(
+    name: str, setup: Callable[..., None], backward: Callable[..., Any], steps: Callable[..., torch.Tensor]
+) -> None:
+    """Give an operator its backward rule, and its steps for every other kind of derivative.
+
+    `torch.library.register_autograd` would do for the first; it loses tangents, and refuses `torch.func`.
+    """
+    operator = getattr(torch.ops.gridstone, name).default
+
+    def forward(ctx: Any, *arguments: Any) -> torch.Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = operator(*arguments)
+        setup(ctx, arguments, output)
+        return output
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    rule = type(f"gridstone_{name}", (torch.autograd.Function,), members)
+
+    def kernel(*arguments: Any) -> torch.Tensor:
+        if is_transformed():
+            return steps(*arguments)
+        if torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.requires_grad for a in arguments):
+            return rule.apply(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*arguments)
+
+    LIBRARY.impl(name, kernel, "Autograd")
 
 
 for _name, _impl, _fake in (
@@ -154,6 +254,7 @@ for _name, _impl, _fake in (
 ):
     LIBRARY.impl(_name, _impl, "CompositeExplicitAutograd")
     torch.library.register_fake(f"gridstone::{_name}", _fake, lib=LIBRARY)
-torch.library.register_autograd("gridstone::linear", _linear_backward, setup_context=_linear_setup, lib=LIBRARY)
-torch.library.register_autograd("gridstone::qlinear", _qlinear_backward, setup_context=_qlinear_setup, lib=LIBRARY)
+_differentiate("linear", _linear_setup, _linear_backward, _linear_steps)
+_differentiate("linear_grad", _linear_grad_setup, _linear_grad_backward, _linear_grad_steps)
+_differentiate("qlinear", _qlinear_setup, _qlinear_backward, _qlinear_steps)
 QLINEAR = torch.ops.gridstone.qlinear.default

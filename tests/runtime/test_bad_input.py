@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 import gridstone
+from gridstone.ir.epilogue import ACTIVATIONS
 from gridstone.ir.errors import FormatError, GridstoneError, SpecError
+from gridstone.ir.text import parse_type
+from gridstone.kernel_cache.make import default_store, verify_cache
+from gridstone.lower.target import TARGETS
 from gridstone.runtime.dispatch import DISPATCHER
+from gridstone.runtime.linear_key import TUNE, LinearKey, numerics_named, parse_key
 from tests.runtime.reference import assert_linear
 
 N, K = 48, 64
@@ -37,12 +43,29 @@ X = torch.randn(5, K, generator=torch.Generator().manual_seed(1))
         (lambda: gridstone.quantize(torch.randn(64), "int4"), FormatError, r"shape \(64,\) is not a matrix .flatten"),
         (lambda: gridstone.quantize(torch.ones(8, 64, dtype=torch.int32), "int4"), FormatError, "weights of torch.int32 .*cast to float32"),  # noqa: E501
         (lambda: gridstone.quantize(torch.randn(8, 64), "uint4", group_size=32), FormatError, "holds no negative weights .use uint4:g32:f32:zero"),  # noqa: E501
-        (lambda: gridstone.quantize(torch.full((8, 64), 6e4) * 100, "int4:g32"), FormatError, r"a scale of .* overflows f16 .use f32 scales"),  # noqa: E501
+        (lambda: gridstone.quantize(torch.full((8, 64), 6e4) * 100, "int4:g32"), FormatError, r"a scale of .* overflows f16 .use f32 scales .int4:g32:f32."),  # noqa: E501
+        (lambda: gridstone.quantize(torch.full((8, 64), 1e-8), "int4:g32"), FormatError, r"a scale of 1.429e-09 underflows f16 .use f32 scales .int4:g32:f32., or scale the weight"),  # noqa: E501
+        (lambda: gridstone.quantize(torch.full((8, 64), 1e-43), "int8:g32:f32:zero"), FormatError, r"a scale of .* underflows f32 .scale the weight.$"),  # noqa: E501
+        (lambda: gridstone.quantize(torch.full((8, 64), 65504.0).half(), "int4:g32"), FormatError, r"a weight near 65504 would decode to 65520, which is infinite in torch.float16 .scale the weight, or cast it to float32"),  # noqa: E501
+        (lambda: gridstone.quantize(torch.ones(8, 64), "int4:g32", group_size=64), FormatError, r"format 'int4:g32' and group_size=64 do not agree .leave one of them out"),  # noqa: E501
+        (lambda: gridstone.quantize(torch.ones(8, 64), "int4", group_size=32.0), FormatError, r"group_size=32.0 is not an integer .use 16, 32, 64, 128, 256, or -1"),  # noqa: E501
+        (lambda: gridstone.quantize(torch.ones(8, 64), "int4", group_size=-1.0), FormatError, "group_size=-1.0 is not an integer"),  # noqa: E501
+        (lambda: gridstone.quantize(torch.ones(8, 64), "int4", group_size=True), FormatError, "group_size=True is not an integer"),  # noqa: E501
+        (lambda: gridstone.quantize(torch.ones(8, 64), 4), FormatError, "the format is 4, not a text .write one such as 'int4:g128'"),  # noqa: E501
+        (lambda: gridstone.quantize([[1.0]], "int4"), FormatError, r"the weight is a list, not a tensor .pass torch.as_tensor"),  # noqa: E501
+        (lambda: gridstone.quantize(torch.ones(8, 64, device="meta"), "int4"), FormatError, "weight on meta has no values to round .load it first"),  # noqa: E501
+        (lambda: gridstone.quantize(torch.ones(8, 64).to_sparse(), "int4"), FormatError, r"sparse_coo weight on cpu .* .call .to_dense\(\) first"),  # noqa: E501
     ],
 )  # fmt: skip
 def test_bad_weights(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("group", [np.int64(32), np.int32(32), torch.tensor(32), 32])
+def test_a_group_size_is_any_kind_of_integer(group):
+    assert gridstone.quantize(torch.ones(8, 64), "int4", group_size=group).format == "int4:g32:f32"
+    assert gridstone.quantize(torch.ones(8, 64), "int4:g32", group_size=group).format == "int4:g32"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -81,6 +104,29 @@ def test_integer_activations_are_refused(w, dtype):
     for call in (lambda x: gridstone.linear(x, w), lambda x: F.linear(x, w), lambda x: x @ w.t()):
         with pytest.raises(SpecError, match=r"floating-point activations.*cast x to f32, bf16 or f16"):
             call(torch.ones(5, K).to(dtype))
+
+
+def test_autocast_casts_no_integers(w):
+    """torch's does not either: a wrong input must not become a right one by switching autocast on."""
+    with torch.autocast("cpu", torch.bfloat16):
+        for call in (lambda x: gridstone.linear(x, w), lambda x: F.linear(x, w)):
+            with pytest.raises(SpecError, match=r"floating-point activations.*cast x to f32, bf16 or f16"):
+                call(torch.ones(5, K, dtype=torch.int64))
+        assert gridstone.linear(X.double(), w).dtype == torch.float64
+        assert gridstone.linear(X, w, torch.randn(N), residual=torch.randn(5, N)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_operands_that_are_no_tensors_are_refused(w, autocast):
+    for call, message in (
+        (lambda: gridstone.linear([[1.0] * K], w), r"x is a list, not a tensor .pass torch.as_tensor\(x\)"),
+        (lambda: gridstone.linear(X.numpy(), w), "x is a ndarray, not a tensor"),
+        (lambda: gridstone.linear(None, w), "x is a NoneType, not a tensor"),
+        (lambda: gridstone.linear(X, w, np.ones(N)), r"bias is a ndarray, not a tensor .pass torch.as_tensor\(bias\)"),
+        (lambda: gridstone.linear(X, w, residual=1.0), "residual is a float, not a tensor"),
+    ):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast), pytest.raises(SpecError, match=message):
+            call()
 
 
 def test_complex_activations_are_refused(w):
@@ -164,10 +210,40 @@ def test_a_packed_buffer_of_another_kind_is_refused(w, spoil):
         torch.ops.gridstone.linear(X, w.packed, None, None, f"{w.key}||exact")
 
 
-def test_a_malformed_key_is_refused(w):
-    for key in ("", "nonsense", "f32(48,64)||exact", f"{w.key}||exact|cached"):
-        with pytest.raises(GridstoneError):
-            torch.ops.gridstone.linear(X, w.packed, None, None, key)
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("", "malformed key '' .write weight.activation.numerics"),
+        ("nonsense", "malformed key 'nonsense'"),
+        ("{w}||exact|cached", "malformed key"),
+        ("f32(48,64)||exact", r"f32\(48,64\) is not a packed matrix .write for example int4:g128"),
+        ("int4:g32:f32(48,64)||exact", "is not a packed matrix"),
+        ("int4:g32:f32@lane16(48)||exact", "is not a packed matrix"),
+        ("int4:g32:f32@lane16(M,64)||exact", "is symbolic"),
+        ("int4:g32:f32@lane99(48,64)||exact", "unknown storage 'lane99'"),
+        ("{w}|gelo|exact", "unknown activation 'gelo' .did you mean gelu"),
+        ("{w}||exakt", "unknown numerics class 'exakt' .did you mean exact"),
+        ("{w}||exact|sometimes|auto", "unknown tuning policy 'sometimes' .known: cached, now, off"),
+        ("{w}||exact|cached|cpp:avx1024", "unknown target 'cpp:avx1024' .did you mean .*cpp:avx512"),
+    ],
+)
+def test_the_key_of_a_foreign_program_is_refused(w, key, told):
+    """A program that was exported elsewhere carries its keys as text: none may be taken for something else."""
+    key = key.format(w=w.key)
+    for ask in (lambda: torch.ops.gridstone.linear(X, w.packed, None, None, key), lambda: parse_key(key)):
+        with pytest.raises(SpecError, match=told) as failure:
+            ask()
+        assert repr(key) in str(failure.value)
+        assert "malformed" in told or "has to be exported again" in str(failure.value)
+
+
+def test_every_key_that_is_written_is_read(w):
+    weight = parse_type(w.key)
+    for activation in ("", *ACTIVATIONS):
+        for tune in TUNE:
+            for target in ("auto", *TARGETS):
+                key = LinearKey(weight, activation, numerics_named("bf16 ordered"), tune, target)
+                assert parse_key(str(key)) == key
 
 
 def test_views_work(w):
@@ -207,6 +283,49 @@ def run_everywhere(w):
         x = torch.randn(m, K)
         assert_linear(gridstone.linear(x, w), x, w)
         assert_linear(F.linear(x, w), x, w)
+
+
+WRITES = 'while [ "$1" != -o ]; do shift; done; '
+
+
+@pytest.mark.parametrize("writes", ["", WRITES + ': > "$2"', WRITES + 'echo rubbish > "$2"'])
+def test_a_compiler_that_writes_no_kernel_costs_one_warning_and_spoils_nothing(
+    w, empty_cache, monkeypatch, caplog, tmp_path, writes
+):
+    """It says that all is well. Breaks when what it wrote is kept, and a repaired compiler is never asked again."""
+    script = tmp_path / "cxx"
+    script.write_text(f"#!/bin/sh\ncase $1 in --version) echo fake 1; exit;; esac\n{writes}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("GRIDSTONE_CXX", str(script))
+    with caplog.at_level(logging.WARNING, "gridstone"):
+        run_everywhere(w)
+    (found,) = warnings_of(caplog)
+    assert "runs through the library instead of cpp:" in found
+    assert f"the compiler '{script}' (fake 1) exits with 0, but" in found
+    assert "point GRIDSTONE_CXX at another C++17 compiler" in found
+    assert default_store().entries() == ()
+    assert verify_cache() == []
+    monkeypatch.delenv("GRIDSTONE_CXX")
+    DISPATCHER.clear()
+    run_everywhere(w)
+    assert all(c.recipe.startswith("gemm.cpp") for c in DISPATCHER.chosen())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("GRIDSTONE_CXX", "'unclosed", "is not a command: No closing quotation"),
+        ("GRIDSTONE_CACHE_DIR", "~no_such_user_/x", "set it to the path of a folder"),
+        ("GRIDSTONE_CACHE_LIMIT", "enormous", "is not a size, so the limit is 2 GiB"),
+    ],
+)
+def test_a_malformed_setting_costs_one_warning_and_no_call(w, empty_cache, monkeypatch, caplog, variable, value, told):
+    monkeypatch.setenv(variable, value)
+    with caplog.at_level(logging.WARNING, "gridstone"):
+        run_everywhere(w)
+    (found,) = warnings_of(caplog)
+    assert f"{variable}={value!r}" in found
+    assert told in found
 
 
 @pytest.mark.parametrize("compiler", ["missing", "exits 1", "refuses"])

@@ -144,16 +144,27 @@ def test_training_through_compile(rest):
         torch.testing.assert_close(mine, right)
 
 
-def test_double_backward_is_refused_or_right():
-    """Breaks when a second derivative is silently zero."""
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("layer", ["fused", "operator", "operator of graphs"])
+def test_double_backward(layer, activation):
+    """Breaks when a second derivative is refused, zero or wrong; the operators are what traced programs hold."""
     w = weight()
-    x = torch.randn(3, K, requires_grad=True)
-    (gx,) = torch.autograd.grad(gridstone.linear(x, w, activation="silu").sum(), x, create_graph=True)
-    try:
-        (second,) = torch.autograd.grad(gx.sum(), x)
-    except RuntimeError:
-        return
-    ref = x.detach().clone().requires_grad_()
-    (g,) = torch.autograd.grad(F.silu(F.linear(ref, w.dequantize())).sum(), ref, create_graph=True)
-    (want,) = torch.autograd.grad(g.sum(), ref)
-    torch.testing.assert_close(second, want)
+    _, bias, _, _ = operands(torch.float32)
+    calls = {
+        "fused": lambda x: gridstone.linear(x, w, bias, activation=activation),
+        "operator": lambda x: torch.ops.gridstone.qlinear(x, w, bias, None, activation or "", "exact"),
+        "operator of graphs": lambda x: torch.ops.gridstone.linear(
+            x, w.packed, bias, None, w.call_key(activation or "", "exact")
+        ),
+    }
+
+    def second(f, x):
+        x = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(f(x).pow(3).sum(), x, create_graph=True)
+        return torch.autograd.grad(first.pow(2).sum(), x)[0]
+
+    x = operands(torch.float64, (3,))[0]
+    exact = w.dequantize(torch.float64)
+    want = second(lambda x: ACTIVATIONS[activation](F.linear(x, exact, bias.double())), x)
+    got = second(calls[layer], x.float())
+    torch.testing.assert_close(got, want.float(), rtol=1e-4, atol=float(want.abs().max()) * 1e-5)

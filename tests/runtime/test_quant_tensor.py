@@ -159,6 +159,41 @@ def test_dtype_moves_change_what_it_stands_for_and_not_its_bits():
         w.to(torch.int8)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    ("move", "dtype"),
+    [
+        (lambda t: t.bfloat16(), torch.bfloat16), (lambda t: t.half(), torch.float16),
+        (lambda t: t.float(), torch.float32), (lambda t: t.double(), torch.float64),
+        (lambda t: t.to(torch.float16), torch.float16), (lambda t: t.to("cpu"), torch.float32),
+        (lambda t: t.to("cpu", torch.bfloat16), torch.bfloat16), (lambda t: t.cpu(), torch.float32),
+    ],
+)  # fmt: skip
+def test_moves_in_every_mode_of_a_tensor_and_of_a_module(move, dtype, mode):
+    """In inference mode torch hands `to` over whole, where it otherwise takes it apart."""
+    layer = gridstone.quantize_model(torch.nn.Linear(K, N), "int4", group_size=32)
+    x = rows(3).to(dtype)
+    with mode():
+        w, layer = move(weight()), move(layer)
+        assert isinstance(w, QuantTensor)
+        assert isinstance(layer.weight, QuantTensor)
+        assert w.dtype == layer.weight.dtype == dtype
+        assert torch.equal(w, weight())
+        assert_linear(layer(x), x, layer.weight, layer.bias)
+        if dtype != torch.float32:
+            assert move(weight().t()).shape == (K, N)
+        assert w.to(torch.float16, copy=True).packed.data_ptr() != w.packed.data_ptr()
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn, "float32"]
+)
+def test_it_decodes_to_no_other_dtype(dtype):
+    """Integers would hold none of the scales."""
+    with pytest.raises(FormatError, match=rf"cannot stand for {dtype} .use a floating-point dtype: float32, bfloat16"):
+        weight().dequantize(dtype)
+
+
 def test_device_moves_move_the_bytes():
     moved = weight().to("meta")
     assert isinstance(moved, QuantTensor)
@@ -286,7 +321,66 @@ def test_state_of_another_format_is_refused():
     assert torch.equal(layer.weight.packed, before)
 
 
+def test_shared_memory_holds_the_bytes():
+    """torch would look for the memory of a tensor that has none, and crash."""
+    layer = gridstone.quantize_model(torch.nn.Linear(K, N), "int4", group_size=32)
+    assert not layer.weight.is_shared()
+    layer.share_memory()
+    assert layer.weight.is_shared()
+    assert layer.weight.packed.is_shared()
+    assert not layer.weight.is_pinned()
+
+
+def test_data_is_replaced_with_its_bytes_or_not_at_all():
+    """Breaks when `.data = ...` changes what torch sees and leaves the packed bytes, which the layer computes with."""
+    parameter = torch.nn.Parameter(weight(), requires_grad=False)
+    other = weight(seed=9, fmt="int8", dtype=torch.bfloat16)
+    parameter.data = other
+    assert torch.equal(parameter, other)
+    assert parameter.dtype == torch.bfloat16
+    x = rows(3, dtype=torch.bfloat16)
+    assert_linear(gridstone.linear(x, parameter), x, other)
+    with pytest.raises(FormatError, match=r"float tensor cannot be copied .* .quantise it with gridstone.quantize"):
+        parameter.data = torch.randn(N, K)
+    assert torch.equal(parameter, other)
+
+
+def test_what_would_read_its_memory_is_refused():
+    with pytest.raises(FormatError, match=r"cannot be exported through DLPack .export .packed"):
+        torch.from_dlpack(weight())
+    with pytest.raises(RuntimeError, match="not supported for tensor subclasses"):
+        weight().numpy()
+
+
+def test_room_for_a_weight():
+    """`to_empty`, then loading: how a model that was built on meta gets its weights."""
+    layer = gridstone.quantize_model(torch.nn.Linear(K, N), "int4", group_size=32)
+    empty = copy.deepcopy(layer).to("meta").to_empty(device="cpu")
+    empty.load_state_dict(layer.state_dict())
+    assert torch.equal(empty.weight, layer.weight)
+    with torch.device("meta"):
+        plain = torch.nn.Linear(K, N)
+    plain.load_state_dict(layer.state_dict(), assign=True)
+    x = rows(3)
+    assert_linear(plain(x).detach(), x, layer.weight, layer.bias.detach())
+
+
+def test_compiled_graphs_are_cached_by_all_but_the_values():
+    """Breaks when two weights that need different graphs are taken for each other, or equal ones are not."""
+    known = [
+        weight(), weight(fmt="int8"), weight(dtype=torch.bfloat16), weight(group_size=64), weight().t(),
+        weight().to("meta"), weight().expand(2, N, K),
+    ]  # fmt: skip
+    hashes = [w._stable_hash_for_caching() for w in known]
+    assert len(set(hashes)) == len(known)
+    assert hashes[0] == weight(seed=9)._stable_hash_for_caching()
+
+
 def test_a_quantised_weight_is_not_trained():
+    for asked in (weight().requires_grad_(), torch.nn.Parameter(weight())):
+        assert asked.requires_grad is False
+    with pytest.raises(FormatError, match=r"has no gradient .train the parameters that are not quantised"):
+        weight().requires_grad = True
     layer = gridstone.quantize_model(torch.nn.Linear(K, N), "int4", group_size=32)
     assert layer.weight.requires_grad is False
     assert [name for name, p in layer.named_parameters() if p.requires_grad] == ["bias"]
@@ -329,7 +423,54 @@ def test_quantize_model_keeps_ties_and_skips():
         gridstone.quantize_model(Tied(), "int4", skip=("lm_head",))
 
 
+def test_quantize_model_takes_one_name_to_skip():
+    """A string is a sequence of strings: each letter would be taken for a pattern."""
+    model = torch.nn.ModuleDict({"head": torch.nn.Linear(K, N), "h": torch.nn.Linear(K, N)})
+    gridstone.quantize_model(model, "int4", group_size=32, skip="head")
+    assert [isinstance(layer.weight, QuantTensor) for layer in model.values()] == [False, True]
+
+
+def test_quantize_model_refuses_what_has_no_weight_of_its_own():
+    normed = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(K, N))
+    for module, message in (
+        (torch.randn(N, K), "a Tensor is not a module .gridstone.quantize takes a single weight"),
+        (torch.nn.Sequential(normed), r"layer 0: its weight is computed from .* .call .*remove_parametrizations first"),
+        (torch.nn.Sequential(torch.nn.LazyLinear(N)), "layer 0: its weight has no shape yet .run the model once first"),
+    ):
+        with pytest.raises(FormatError, match=message):
+            gridstone.quantize_model(module, "int4", group_size=32)
+
+
 def test_quantize_model_names_the_layer_that_does_not_fit():
     model = torch.nn.Sequential(torch.nn.Linear(64, 40), torch.nn.Linear(40, 8))
     with pytest.raises(FormatError, match=r"layer 1: K=40 is not a multiple of the group size 64"):
         gridstone.quantize_model(model, "int4", group_size=64)
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [
+        ("int4", "int4:g32:bf16"),
+        ("int4:f32", "int4:g32:f32"),
+        ("uint4:zero:f32", "uint4:g32:f32:zero"),
+        ("int4:g32", "int4:g32"),
+    ],
+)
+def test_a_format_without_its_group_takes_the_group_size(asked, got):
+    assert weight(dtype=torch.bfloat16, fmt=asked).format == got
+
+
+def test_a_decoded_weight_is_quantised_to_itself():
+    """Breaks when a scale is rounded more than once: every round trip would then lose a little."""
+    w = weight(fmt="int4:f32")
+    assert torch.equal(gridstone.quantize(w.dequantize(), "int4:f32", group_size=32), w)
+
+
+@pytest.mark.parametrize("fmt", ["int4:g32:f32", "uint4:g32:f32:zero", "int8:g32:f32:zero", "uint2:g32:f32:zero"])
+def test_weights_near_the_end_of_float32(fmt):
+    """Breaks when the distance between the largest and the smallest weight overflows though its scale does not."""
+    raw = torch.linspace(-1, 1, 64)[torch.arange(64).view(32, 2).t().flatten()].repeat(8, 1) * 2.5e38
+    w = gridstone.quantize(raw, fmt)
+    step = torch.from_numpy(w.parts().scales).repeat_interleave(32, dim=1)
+    assert ((w.dequantize(torch.float64) - raw.double()).abs() <= step * 0.5 * (1 + 1e-5)).all()
+    assert torch.isfinite(w.dequantize()).all()
