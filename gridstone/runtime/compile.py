@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,16 +11,19 @@ from typing import Any, TypeVar, overload
 import torch
 import torch.fx
 from torch._dynamo.backends.registry import lookup_backend
+from torch._dynamo.exc import RestartAnalysis, SkipFrame
 
-from gridstone.ir.errors import CaptureError, SpecError, nearest
+from gridstone.ir.errors import GridstoneError, SpecError, nearest
+from gridstone.ir.spec import NumericsClass
 from gridstone.kernel_cache.make import TOOLCHAINS
 from gridstone.lower.target import Language, parse_target
-from gridstone.runtime.capture import Captured, trace
-from gridstone.runtime.linear_key import TUNE
-from gridstone.runtime.rewrite import Rewritten, rewrite
+from gridstone.runtime.dynamo_node import quantised
+from gridstone.runtime.linear_key import TUNE, numerics_named
+from gridstone.runtime.rewrite import Plan, Policy, apply, plan
 
 log = logging.getLogger("gridstone")
-MODES = ("_enter_autocast", "_exit_autocast", "_set_grad_enabled", "_enter_inference_mode", "_exit_inference_mode")
+RESTS = ("inductor", "eager", "aot_eager")
+OPTIONS = "gridstone_options"  # attribute of what was compiled; `explain` reads it
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -33,60 +35,57 @@ class Backend:
         target: `auto`, or a target for every kernel.
         tune: `cached` uses records and defaults and never blocks, `now` tunes on first call, `off` uses defaults.
         rest: Name of the torch backend that compiles what is left, `eager` for none.
+        numerics: Class of the products that do not name their own.
     """
 
     target: str = "auto"
     tune: str = "cached"
     rest: str = "inductor"
+    numerics: str = "exact"
+
+    @property
+    def policy(self) -> Policy:
+        """What every replaced call is given."""
+        return Policy(self.tune, self.target, numerics_named(self.numerics))
 
     def __call__(self, module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         """Return a callable of the graph's real inputs."""
+        placeholders = module.graph.find_nodes(op="placeholder")
+        if all(quantised(node) is None for node in placeholders):
+            return self._compile_rest(module, inputs)
+        found = self._planned(module)
+        if found is None or (self.rest == "eager" and not (found.replacements or found.callers)):
+            return self._compile_rest(module, inputs)
+        apply(found)
+        compiled = self._compile_rewritten(module, found.packed(inputs))
+        return lambda *given: compiled(*found.packed(given))
+
+    def _planned(self, module: torch.fx.GraphModule) -> Plan | None:
         try:
-            program = rewrite(captured(module), self.tune, self.target)
-        except CaptureError as error:
-            log.warning("a graph runs as PyTorch would have run it: %s", error)
+            return plan(module, self.policy)
+        except (RestartAnalysis, SkipFrame):
+            raise
+        except Exception as error:  # the program is right without us; where it is wrong, running it says so
+            kind = "" if isinstance(error, GridstoneError) else f"{type(error).__name__}: "
+            log.warning("a graph runs as PyTorch would have run it: %s%s", kind, error)
+            return None
+
+    def _compile_rewritten(self, module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        try:
+            return self._compile_rest(module, inputs)
+        except (RestartAnalysis, SkipFrame):
+            raise
+        except Exception as error:  # whatever the other backend cannot do with a weight that was not matched
+            log.warning("what is left runs eagerly: %s raised %s: %s", self.rest, type(error).__name__, error)
             return module
-        compiled = self._compile_rest(program)
-        if not program.packed:
-            return compiled
 
-        def run(*arguments: Any) -> Any:
-            plain = list(arguments)
-            for at in program.packed:
-                plain[at] = plain[at].packed
-            return compiled(*plain)
-
-        return run
-
-    def _compile_rest(self, program: Rewritten) -> Callable[..., Any]:
+    def _compile_rest(self, module: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         if self.rest == "eager":
-            return program.module
+            return module
         if self.rest == "inductor" and TOOLCHAINS[Language.CPP].missing():
             log.warning("what is left runs eagerly: Inductor needs a C++ compiler, and none runs here")
-            return program.module
-        return lookup_backend(self.rest)(program.module, list(program.inputs))
-
-
-def captured(module: torch.fx.GraphModule) -> Captured:
-    """Capture one of Dynamo's graphs on the fake inputs that Dynamo left in it."""
-    for node in module.graph.nodes:
-        reason = _keeps_dynamo(node)
-        if reason:
-            raise CaptureError(reason, "move it out of the compiled function to have its linear layers replaced")
-    values = [node.meta["example_value"] for node in module.graph.nodes if node.op == "placeholder"]
-    return trace(lambda *arguments: module(*arguments), values)
-
-
-def _keeps_dynamo(node: torch.fx.Node) -> str:
-    """Return why a call must not be traced once more, or nothing: what it switches on would be lost or baked in."""
-    if node.op != "call_function":
-        return ""
-    name = getattr(node.target, "__name__", str(node.target))
-    if isinstance(node.target, torch._ops.HigherOrderOperator):
-        return f"the program holds {name}, whose rules do not survive a second trace"
-    if name in MODES or "functorch" in str(getattr(node.target, "__module__", "")):
-        return f"the program holds {name}, which changes what the calls after it mean"
-    return ""
+            return module
+        return lookup_backend(self.rest)(module, list(inputs))
 
 
 def backend(
@@ -97,6 +96,9 @@ def backend(
     Args:
         module, inputs: As Dynamo gives them.
         options: Fields of `Backend` by name.
+
+    Raises:
+        SpecError: An option or its value is unknown.
     """
     known = [field.name for field in dataclasses.fields(Backend)]
     for name in options or {}:
@@ -105,28 +107,48 @@ def backend(
     return make_backend(**(options or {}))(module, inputs)
 
 
-def make_backend(target: str = "auto", tune: str = "cached", rest: str = "inductor") -> Backend:
+def make_backend(
+    target: str = "auto", tune: str = "cached", rest: str = "inductor", numerics: str = "exact"
+) -> Backend:
     """Return a backend after checking its options.
 
     Raises:
-        SpecError: Unknown target, tuning policy or backend for the rest.
+        SpecError: Unknown target, tuning policy, backend for the rest or numerics class, or one that no kernel has.
     """
+    for name, value in (("target", target), ("tune", tune), ("rest", rest), ("numerics", numerics)):
+        if not isinstance(value, str):
+            raise SpecError(f"{name}={value!r} is no name, but {type(value).__name__}", f"give {name} as a string")
     if target != "auto":
         parse_target(target)
     if tune not in TUNE:
         raise SpecError(f"unknown tuning policy {tune!r}", nearest(tune, TUNE))
-    if rest not in ("inductor", "eager", "aot_eager"):
-        raise SpecError(f"unknown backend {rest!r} for the rest", nearest(rest, ("inductor", "eager", "aot_eager")))
-    return Backend(target, tune, rest)
+    if rest not in RESTS:
+        raise SpecError(f"unknown backend {rest!r} for the rest", nearest(rest, RESTS))
+    if numerics_named(numerics).kind.quantises_activations:
+        have = ", ".join(kind.value for kind in NumericsClass if not kind.quantises_activations)
+        raise SpecError(f"no recipe computes numerics {numerics} yet", f"use one of {have}")
+    return Backend(target, tune, rest, numerics)
 
 
 @overload
 def compile(
-    fn_or_module: F, *, target: str = ..., tune: str = ..., dynamic: bool | None = ..., rest: str = ...
+    fn_or_module: F,
+    *,
+    target: str = ...,
+    tune: str = ...,
+    dynamic: bool | None = ...,
+    rest: str = ...,
+    numerics: str = ...,
 ) -> F: ...
 @overload
 def compile(
-    fn_or_module: None = None, *, target: str = ..., tune: str = ..., dynamic: bool | None = ..., rest: str = ...
+    fn_or_module: None = None,
+    *,
+    target: str = ...,
+    tune: str = ...,
+    dynamic: bool | None = ...,
+    rest: str = ...,
+    numerics: str = ...,
 ) -> Callable[[F], F]: ...
 def compile(
     fn_or_module: Any = None,
@@ -135,6 +157,7 @@ def compile(
     tune: str = "cached",
     dynamic: bool | None = None,
     rest: str = "inductor",
+    numerics: str = "exact",
 ) -> Any:
     """Compile a function or a module: linear layers on quantised weights run Gridstone's kernels.
 
@@ -145,9 +168,12 @@ def compile(
             its first call; `off` uses default schedules.
         dynamic: As in `torch.compile`; by default an extent that changes becomes symbolic after the first change.
         rest: What compiles the parts that Gridstone does not: `inductor`, `aot_eager` or `eager`.
+        numerics: How the operands of products may be rounded: `exact` for not at all; `bf16` allows operands to be
+            rounded to bfloat16, which lets AVX-512 bf16 kernels run, and is the precision of PyTorch's own bf16
+            linear; `tf32` allows 10 explicit bits. Calls of `gridstone.linear` keep the class that they name.
 
     Raises:
-        SpecError: An option is unknown.
+        SpecError: An option is unknown, or no kernel has the numerics class.
 
     >>> import gridstone, torch
     >>> w = gridstone.quantize(torch.randn(64, 128), "int4", group_size=32)
@@ -157,6 +183,13 @@ def compile(
     >>> layer(torch.randn(3, 128)).shape
     torch.Size([3, 64])
     """
+    options = make_backend(target, tune, rest, numerics)
     if fn_or_module is None:
-        return functools.partial(compile, target=target, tune=tune, dynamic=dynamic, rest=rest)
-    return torch.compile(fn_or_module, backend=make_backend(target, tune, rest), dynamic=dynamic)
+        return lambda given: _compiled(given, options, dynamic)
+    return _compiled(fn_or_module, options, dynamic)
+
+
+def _compiled(fn_or_module: Any, options: Backend, dynamic: bool | None) -> Any:
+    compiled = torch.compile(fn_or_module, backend=options, dynamic=dynamic)
+    vars(compiled)[OPTIONS] = options  # not setattr: a compiled module passes that on to the original
+    return compiled

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from gridstone.ir.graph import INPUT, Argument, Graph, Node, Ref
-from gridstone.runtime.capture import MUTATES, trace
+from gridstone.runtime.aten import MUTATES, record, to_graph
 from gridstone.runtime.patterns.linear import BASES, EPILOGUES, Pattern
 
 COMMUTATIVE = ("aten.add", "aten.mul")
@@ -33,6 +33,7 @@ class LinearMatch:
         x, w, bias, residual: Names of the nodes that feed it; None where there is none.
         transposed: Whether w is stored as the transpose of what the program multiplies with.
         activation: Name, or empty.
+        numerics: Class that the program names, or empty.
     """
 
     root: str
@@ -43,12 +44,14 @@ class LinearMatch:
     residual: str | None = None
     transposed: bool = False
     activation: str = ""
+    numerics: str = ""
 
 
 @cache
 def captured_pattern(pattern: Pattern) -> tuple[Graph, tuple[str, ...]]:
     """Return a pattern's graph and the names of its input nodes, in the order of `pattern.inputs`."""
-    graph = trace(pattern.function, [torch.empty(shape, device="meta") for _, shape in pattern.inputs]).graph
+    traced = record(pattern.function, [torch.empty(shape, device="meta") for _, shape in pattern.inputs])
+    graph = to_graph(traced.graph)
     return graph, tuple(node.name for node in graph.nodes.values() if node.target == INPUT)
 
 
@@ -170,10 +173,12 @@ def _next_epilogue(graph: Graph, match: LinearMatch) -> LinearMatch | None:
             found = find(pattern, graph, root, {"y": match.root})
             if found is None or not set(graph.users(match.root)) <= found.nodes:
                 continue
+            if not _same_type(graph[root], graph[match.root]):  # widened by an operand, or by autocast
+                continue
             grown = replace(match, root=root, nodes=match.nodes | found.nodes)
             if pattern.role == "bias":
                 bias = found.inputs["bias"]
-                if not _is_bias(graph[bias], graph[match.root]) or not _same_type(graph[root], graph[match.root]):
+                if not _is_bias(graph[bias], graph[match.root]):
                     continue
                 return replace(grown, bias=bias)
             if pattern.role == "residual":
@@ -216,4 +221,18 @@ def linear_matches(graph: Graph) -> list[LinearMatch]:
         if match is not None and not match.nodes & covered:
             covered |= match.nodes
             matches.append(match)
+    return matches
+
+
+def explicit_matches(graph: Graph) -> list[LinearMatch]:
+    """Return the calls that a program made to `gridstone.linear` itself."""
+    matches: list[LinearMatch] = []
+    for name, node in graph.nodes.items():
+        if node.target != "gridstone.qlinear":
+            continue
+        x, w, bias, residual = (given.node if isinstance(given, Ref) else None for given in node.arguments[:4])
+        assert x is not None
+        assert w is not None
+        activation, numerics = map(str, node.arguments[4:6])
+        matches.append(LinearMatch(name, frozenset({name}), x, w, bias, residual, False, activation, numerics))
     return matches

@@ -1,33 +1,48 @@
-"""Rewriting: matched parts of a captured program become `gridstone::` calls; the rest stays as it was."""
+"""Rewriting: the matched parts of one of Dynamo's graphs become `gridstone::` calls; the rest stays as it was.
+
+`plan` says what would be replaced and what stays, and why; `apply` does it. A graph that was rewritten takes packed
+buffers where it took quantised weights: replaced calls read those, and for what stays a `QuantTensor` is put around
+them inside the graph, so that no backend meets one among its inputs.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.fx
 
 from gridstone.ir.dtype import dtype
-from gridstone.ir.epilogue import ACTIVATIONS
-from gridstone.ir.graph import Graph, Ref
 from gridstone.ir.spec import EXACT, Numerics, Spec
 from gridstone.ir.text import parse_type
-from gridstone.kernel_cache.host import host_target
-from gridstone.lower.target import Target, parse_target
-from gridstone.runtime.capture import Captured
+from gridstone.runtime.aten import is_identity, name_of
+from gridstone.runtime.capture import Captured, capture
+from gridstone.runtime.dynamo_node import example, quantised
+from gridstone.runtime.interpret import DECODE
 from gridstone.runtime.linear_key import LinearKey, numerics_named, spec_of
-from gridstone.runtime.match import LinearMatch, linear_matches
+from gridstone.runtime.match import LinearMatch, explicit_matches, linear_matches
+from gridstone.runtime.refusal import Fallback, fallbacks, hiding, refusal
 from gridstone.runtime.tensors import QuantTensor
+from gridstone.runtime.unfold import unfold
 
-# Ops that one of our families could replace: each that stays gets a reason.
-FAMILIES = {
-    "aten.linear": "gemm", "aten.mm": "gemm", "aten.addmm": "gemm", "aten.matmul": "gemm", "aten.bmm": "gemm",
-    "aten.baddbmm": "gemm", "aten.einsum": "gemm", "aten.scaled_dot_product_attention": "attention",
-    "aten.fft_rfft": "fft_conv", "aten.fft_fft": "fft_conv", "aten._sparse_mm": "spmm",
-    "aten.sparse_sampled_addmm": "spmm",
-}  # fmt: skip
-LOOK_THROUGH = ("aten._to_copy", "aten.to", "aten.detach", "aten.alias", "aten.contiguous")
+LINEAR, DEQUANTIZE = torch.ops.gridstone.linear.default, torch.ops.gridstone.dequantize.default
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What every replaced call is given.
+
+    Args:
+        tune: Policy of tuning, one of `TUNE`.
+        target: A target, or `auto`.
+        numerics: Class of the products that do not name their own.
+    """
+
+    tune: str = "cached"
+    target: str = "auto"
+    numerics: Numerics = EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,161 +63,234 @@ class Matched:
 
 
 @dataclass(frozen=True, slots=True)
-class Fallback:
-    """A part of a program that runs as PyTorch would have run it, and why."""
+class Replacement:
+    """One call of `gridstone::linear` to be.
 
-    node: str
-    op: str
-    reason: str
+    Args:
+        root: Dynamo's node whose value it computes.
+        operands: Dynamo's nodes of x, the packed weight, bias and residual.
+        kind: Dtype to cast x, bias and residual to, as autocast would have; empty to leave them.
+        nodes: Dynamo's nodes that it makes superfluous.
+        matched: For `explain`.
+    """
+
+    root: torch.fx.Node
+    operands: tuple[torch.fx.Node | None, ...]
+    kind: str
+    nodes: frozenset[torch.fx.Node]
+    matched: Matched
 
 
 @dataclass(frozen=True, slots=True)
-class Rewritten:
-    """A program whose matched parts are `gridstone::` calls.
+class Plan:
+    """What becomes of one of Dynamo's graphs.
 
     Args:
-        module: Takes the packed buffer wherever the original took a QuantTensor.
-        inputs: Fake inputs of the module.
-        packed: Positions of the inputs that are packed buffers.
-        matched, fallbacks: What became of each part.
+        module: Dynamo's.
+        weights: Positions of its inputs that are quantised.
+        inputs: Input that holds the codes, by node of a quantised weight.
+        replacements: The calls to replace.
+        callers: Higher-order calls whose quantised operands become packed buffers.
+        bodies: Plans of the graphs that these call.
+        matched, fallbacks: What became of each part, those of the bodies included.
     """
 
     module: torch.fx.GraphModule
-    inputs: tuple[Any, ...]
-    packed: tuple[int, ...]
+    weights: tuple[int, ...]
+    inputs: Mapping[torch.fx.Node, torch.fx.Node]
+    replacements: tuple[Replacement, ...]
+    callers: tuple[torch.fx.Node, ...]
+    bodies: tuple[Plan, ...]
     matched: tuple[Matched, ...]
     fallbacks: tuple[Fallback, ...]
 
+    def packed(self, given: Sequence[Any]) -> list[Any]:
+        """Return the inputs of the rewritten module: packed buffers where the original took quantised weights."""
+        inputs = list(given)
+        for at in self.weights:
+            inputs[at] = inputs[at].packed
+        return inputs
 
-def weight_of(graph: Graph, name: str) -> str:
-    """Return the input that a weight comes from, through casts, detaches and copies."""
-    node = graph[name]
-    while node.target in LOOK_THROUGH and isinstance(node.arguments[0], Ref):
-        node = graph[node.arguments[0].node]
-    return node.name
 
+def plan(module: torch.fx.GraphModule, policy: Policy) -> Plan:
+    """Decide what to replace in one of Dynamo's graphs. Calls that hide a linear layer are unfolded in place already.
 
-def rewrite(captured: Captured, tune: str, target: str) -> Rewritten:
-    """Replace every linear layer on a quantised weight that some recipe can compute.
-
-    Args:
-        captured: The program; its module is changed in place.
-        tune: Policy of the calls.
-        target: A target, or `auto`.
+    Raises:
+        CaptureError: The graph cannot be captured.
     """
-    graph, module = captured.graph, captured.module
-    nodes = {node.name: node for node in module.graph.nodes}
-    on = host_target() if target == "auto" else parse_target(target)
-    matched: list[Matched] = []
+    captured, found = _matches(module)
+    hidden = {node: None for match in found if not refusal(match, captured) for node in hiding(match, captured)}
+    if hidden and unfold(captured, hidden):
+        captured, found = _matches(module)
+    identities = _identities(captured)
+    replacements: list[Replacement] = []
+    covered: set[str] = set()
     reasons: dict[str, str] = {}
-    for match in _candidates(captured):
-        resolved = replace(match, w=weight_of(graph, match.w))
-        weight = captured.weights.get(resolved.w)
-        reason = _refusal(resolved, weight, graph, on)
+    for match in found:
+        reason = refusal(match, captured)
+        if not reason and (inside := hiding(match, captured)):
+            reason = f"it is a part of {', '.join(name_of(node.target) for node in inside)}: it runs as in eager mode"
         if reason:
             reasons.update(dict.fromkeys(match.nodes, reason))
+        else:
+            covered |= match.nodes
+            replacements.append(_replacement(captured, match, policy, identities))
+    callers = _callers(captured)
+    bodies = {body: None for caller in callers for body in _bodies(caller)}
+    plans = [plan(body, policy) for body in bodies]
+    left = fallbacks(captured, covered, reasons, callers)
+    inputs = module.graph.find_nodes(op="placeholder")
+    return Plan(
+        module,
+        tuple(at for at, node in enumerate(inputs) if quantised(node) is not None),
+        captured.packed,
+        tuple(replacements),
+        callers,
+        tuple(plans),
+        (*(one.matched for one in replacements), *(part for body in plans for part in body.matched)),
+        (*left, *(part for body in plans for part in body.fallbacks)),
+    )
+
+
+def _matches(module: torch.fx.GraphModule) -> tuple[Captured, list[LinearMatch]]:
+    captured = capture(module)
+    return captured, [*linear_matches(captured.graph), *explicit_matches(captured.graph)]
+
+
+def _callers(captured: Captured) -> tuple[torch.fx.Node, ...]:
+    """Return higher-order calls that read quantised weights and whose bodies can read packed buffers instead."""
+    taken: list[torch.fx.Node] = []
+    refused: set[torch.fx.GraphModule] = set()
+    for node in captured.module.graph.nodes:
+        weights = [given for given in node.all_input_nodes if quantised(given) is not None]
+        if not weights or not isinstance(node.target, torch._ops.HigherOrderOperator):
             continue
-        assert weight is not None
-        numerics = _numerics(captured, match)
-        key = LinearKey(parse_type(weight.key), match.activation, numerics, tune, target)
-        matched.append(_replace(nodes, graph, resolved, key))
-    for name, weight in captured.weights.items():
-        _decode_leftover(module, nodes[name], weight)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    left = {node.name for node in module.graph.nodes}
-    fallbacks = [
-        Fallback(name, node.target, reasons.get(name, _why_unmatched(node.target)))
-        for name, node in graph.nodes.items()
-        if node.target in FAMILIES and name in left
-    ]
-    packed = tuple(i for i, value in enumerate(captured.inputs) if isinstance(value, QuantTensor))
-    inputs = tuple(value.packed if isinstance(value, QuantTensor) else value for value in captured.inputs)
-    return Rewritten(module, inputs, packed, tuple(matched), tuple(fallbacks))
+        if all(given in captured.packed for given in weights) and all(map(_takes_packed, _bodies(node))):
+            taken.append(node)
+        else:
+            refused.update(_bodies(node))
+    return tuple(node for node in taken if refused.isdisjoint(_bodies(node)))  # two calls may share a body
 
 
-def _candidates(captured: Captured) -> list[LinearMatch]:
-    """Patterns, and the calls that a program made to `gridstone.linear` itself."""
-    explicit = [
-        LinearMatch(name, frozenset({name}), *_names(node.arguments[:4]), activation=str(node.arguments[4]))
-        for name, node in captured.graph.nodes.items()
-        if node.target == "gridstone.qlinear"
-    ]
-    return [*linear_matches(captured.graph), *explicit]
+def _bodies(caller: torch.fx.Node) -> list[torch.fx.GraphModule]:
+    owner = caller.graph.owning_module
+    named = [getattr(owner, str(given.target), None) for given in caller.all_input_nodes if given.op == "get_attr"]
+    return [body for body in named if isinstance(body, torch.fx.GraphModule)]
 
 
-def _names(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(argument.node if isinstance(argument, Ref) else None for argument in arguments)
+def _takes_packed(body: torch.fx.GraphModule) -> bool:
+    """Whether Dynamo left values in a body's inputs, and it gives no quantised weight."""
+    (output,) = body.graph.find_nodes(op="output")
+    known = all("example_value" in node.meta for node in body.graph.find_nodes(op="placeholder"))
+    return known and all(quantised(given) is None for given in output.all_input_nodes)
 
 
-def _numerics(captured: Captured, match: LinearMatch) -> Numerics:
-    node = captured.graph[match.root]
-    return numerics_named(str(node.arguments[5])) if node.target == "gridstone.qlinear" else EXACT
-
-
-def _why_unmatched(op: str) -> str:
-    family = FAMILIES[op]
-    if family == "gemm":
-        return "not a product of activations with a quantised weight; gridstone.quantize_model quantises linear layers"
-    return f"no recipe for {family} yet"
-
-
-def _refusal(match: LinearMatch, weight: QuantTensor | None, graph: Graph, target: Target) -> str:
-    """Return why a match stays with PyTorch, or nothing."""
-    if weight is None:
-        return f"the weight is a plain {graph[match.w].dtype} tensor; gridstone.quantize_model quantises linear layers"
-    if match.transposed != weight.transposed:
-        return "the product runs along N of the stored weight, whose groups lie along K: it is decoded at every call"
-    if match.activation and match.activation not in ACTIVATIONS:
-        return f"no epilogue {match.activation!r}"
-    if graph[match.x].dtype not in ("float32", "bfloat16", "float16"):
-        return f"activations of {graph[match.x].dtype}"
-    return ""
-
-
-def _replace(nodes: dict[str, torch.fx.Node], graph: Graph, match: LinearMatch, key: LinearKey) -> Matched:
-    root = nodes[match.root]
-    fx = root.graph
+def _replacement(
+    captured: Captured, match: LinearMatch, policy: Policy, identities: frozenset[torch.fx.Node]
+) -> Replacement:
+    graph, values = captured.graph, captured.values
+    weight = quantised(captured.weights[match.w])
+    assert weight is not None
     kinds = {role: graph[name].dtype for role in ("x", "bias", "residual") if (name := getattr(match, role))}
-    if kinds["x"] != graph[match.root].dtype:  # autocast cast the operands of the calls that this one replaces
-        kinds = dict.fromkeys(kinds, graph[match.root].dtype)
-    with fx.inserting_before(root):
-        x, bias, residual = (
-            _cast(nodes[name], kinds[role]) if (name := getattr(match, role)) else None
-            for role in ("x", "bias", "residual")
-        )
-        operands = (x, nodes[match.w], bias, residual)
-        call = fx.call_function(torch.ops.gridstone.linear.default, (*operands, str(key)))
-    call.meta["val"] = root.meta["val"]
-    root.replace_all_uses_with(call)
-    fx.erase_node(root)
-    nodes[match.root] = call
+    kind = "" if kinds["x"] == graph[match.root].dtype else graph[match.root].dtype
+    types = {role: dtype(kind or given) for role, given in kinds.items()}
+    numerics = numerics_named(match.numerics) if match.numerics else policy.numerics
+    key = LinearKey(parse_type(weight.key), match.activation, numerics, policy.tune, policy.target)
     rows: int | None = 1
     for extent in graph[match.x].shape[:-1]:
-        rows = None if rows is None or extent is None else rows * extent
-    types = {role: dtype(kind) for role, kind in kinds.items()}
-    return Matched(match.root, spec_of(key, types["x"], types.get("bias"), types.get("residual")), rows, key)
+        rows = None if rows is None or isinstance(extent, str) else rows * extent
+    spec = spec_of(key, types["x"], types.get("bias"), types.get("residual"))
+    root = values[match.root]
+    return Replacement(
+        root,
+        (
+            values[match.x],
+            captured.packed[captured.weights[match.w]],
+            values[match.bias] if match.bias else None,
+            values[match.residual] if match.residual else None,
+        ),
+        kind,
+        frozenset(captured.makers[name] for name in match.nodes) | identities,
+        Matched(root.name, spec, rows, key),
+    )
 
 
-def _cast(node: torch.fx.Node, kind: str) -> torch.fx.Node:
-    value = node.meta["val"]
-    if value.dtype == getattr(torch, kind):
+def _identities(captured: Captured) -> frozenset[torch.fx.Node]:
+    """Return the nodes that give what they are given: a match skips them."""
+    recorded = captured.recorded
+    return frozenset(
+        node
+        for node, made in captured.made.items()
+        if made and all(name in recorded and is_identity(recorded[name]) for name in made)
+    )
+
+
+def apply(plan: Plan) -> None:
+    """Rewrite a plan's module, and the bodies that it calls, in place."""
+    graph = plan.module.graph
+    idle = {node for one in plan.replacements for node in one.nodes}
+    idle |= {node for node in plan.inputs if node.op != "placeholder"}
+    for body in plan.bodies:
+        apply(body)
+    for caller in plan.callers:
+        caller.args, caller.kwargs = torch.fx.map_arg((caller.args, caller.kwargs), lambda n: plan.inputs.get(n, n))
+    calls = [_call(one) for one in plan.replacements]  # all of them before any is put to use: they read each other
+    for one, call in zip(plan.replacements, calls, strict=True):
+        one.root.replace_all_uses_with(call)
+    for node in graph.find_nodes(op="call_method", target=DECODE):
+        _decode(node, plan.inputs)
+    idle |= set(_wrap(graph, {*plan.callers, *calls}))
+    for node in reversed(list(graph.nodes)):  # what else has no reader may have an effect
+        if node in idle and not node.users:
+            graph.erase_node(node)
+    plan.module.recompile()
+
+
+def _call(one: Replacement) -> torch.fx.Node:
+    graph = one.root.graph
+    x, packed, *others = one.operands
+    with graph.inserting_before(one.root):
+        x, *others = (_cast(node, one.kind) for node in (x, *others))
+        call = graph.call_function(LINEAR, (x, packed, *others, str(one.matched.key)))
+    call.meta = dict(one.root.meta)
+    return call
+
+
+def _cast(node: torch.fx.Node | None, kind: str) -> torch.fx.Node | None:
+    if node is None or not kind or example(node).dtype == getattr(torch, kind):
         return node
-    cast = node.graph.call_function(torch.ops.aten._to_copy.default, (node,), {"dtype": getattr(torch, kind)})
-    cast.meta["val"] = value.to(getattr(torch, kind))
+    cast = node.graph.call_method("to", (node, getattr(torch, kind)))
+    cast.meta["example_value"] = example(node).to(getattr(torch, kind))
     return cast
 
 
-def _decode_leftover(module: torch.fx.GraphModule, weight: torch.fx.Node, tensor: QuantTensor) -> None:
-    """Let users of a quantised weight that were not replaced read its decoded form."""
-    others = [user for user in weight.users if user.target != torch.ops.gridstone.linear.default]
-    weight.meta["val"] = tensor.packed
-    if not others:
+def _decode(node: torch.fx.Node, inputs: Mapping[torch.fx.Node, torch.fx.Node]) -> None:
+    """Let a program's own `dequantize` be one call, not the many that decode."""
+    weight = quantised(node.all_input_nodes[0])
+    packed = inputs.get(node.all_input_nodes[0])
+    if weight is None or packed is None or weight.dim() != 2:
         return
-    with module.graph.inserting_after(weight):
-        decoded = module.graph.call_function(
-            torch.ops.gridstone.dequantize.default, (weight, tensor.key, tensor.transposed, str(tensor.dtype))
-        )
-    decoded.meta["val"] = None
-    for user in others:
-        user.replace_input_with(weight, decoded)
+    with node.graph.inserting_before(node):
+        arguments = (packed, weight.key, weight.transposed, str(example(node).dtype))
+        call = node.graph.call_function(DEQUANTIZE, arguments)
+    call.meta = dict(node.meta)
+    node.replace_all_uses_with(call)
+    node.graph.erase_node(node)
+
+
+def _wrap(graph: torch.fx.Graph, readers: Container[torch.fx.Node]) -> list[torch.fx.Node]:
+    """Let quantised inputs be packed buffers, as `readers` read them; all others get a weight around the buffer."""
+    inputs = graph.find_nodes(op="placeholder")
+    wrapped: list[torch.fx.Node] = []
+    for node in inputs:
+        weight = quantised(node)
+        if weight is None:
+            continue
+        others = [user for user in node.users if user not in readers and user.target != DEQUANTIZE]
+        with graph.inserting_after(inputs[-1]):
+            wrapped.append(graph.call_function(QuantTensor, (node, *weight.__tensor_flatten__()[1])))
+        wrapped[-1].meta["example_value"] = weight
+        node.meta["example_value"] = weight.packed
+        for user in others:
+            user.replace_input_with(node, wrapped[-1])
+    return wrapped

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import gridstone
-from gridstone.ir.errors import CaptureError
+from gridstone.ir.errors import CaptureError, SpecError
 from gridstone.runtime import compile as compiling
 from gridstone.runtime.compile import Backend
 from gridstone.runtime.tensors import QuantTensor
@@ -186,17 +186,115 @@ def test_autocast_and_inference_mode_through_compile():
         assert_linear(layer(x_of(4)), x_of(4), w)
 
 
-def test_a_capture_that_fails_runs_as_pytorch_with_one_warning(monkeypatch, caplog):
-    def fail(*args, **kwargs):
-        raise CaptureError("planted failure")
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [(CaptureError("planted failure"), "capture: planted failure"), (KeyError("planted"), "KeyError: 'planted'")],
+)
+def test_a_graph_that_cannot_be_planned_runs_as_pytorch_with_one_warning(failure, said, monkeypatch, caplog):
+    """Whatever fails is ours: the program is right without it."""
 
-    monkeypatch.setattr(compiling, "captured", fail)
+    def fail(*args, **kwargs):
+        raise failure
+
+    monkeypatch.setattr(compiling, "plan", fail)
     w = gridstone.quantize(torch.randn(48, K), "int4", group_size=32)
-    layer = gridstone.compile(lambda x: F.relu(F.linear(x, w)), rest="eager")
+    layer = gridstone.compile(lambda x: F.relu(F.linear(x, w)), rest="aot_eager")
     with caplog.at_level(logging.WARNING, "gridstone"):
         for _ in range(3):
             assert_linear(layer(x_of(4)), x_of(4), w, activation="relu")
-    assert ["planted failure" in r.getMessage() for r in caplog.records if r.name == "gridstone"] == [True]
+    texts = [r.getMessage() for r in caplog.records if r.name == "gridstone"]
+    assert texts == [f"a graph runs as PyTorch would have run it: {said}"]
+
+
+@pytest.fixture
+def handed(monkeypatch):
+    """Each graph and its inputs that went on to the backend for the rest."""
+    graphs = []
+
+    def run(module, inputs):
+        graphs.append((module, inputs))
+        return module
+
+    monkeypatch.setattr(compiling, "lookup_backend", lambda name: run)
+    return graphs
+
+
+def test_a_graph_without_quantised_weights_goes_on_untouched(handed, invocations):
+    layer = gridstone.compile(lambda x: torch.softmax(F.linear(x, x), -1), rest="aot_eager")
+    layer(x_of(4))
+    assert [module for module, _ in handed] == invocations
+    assert "softmax" in invocations[0].code
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_backend_for_the_rest_meets_no_quantised_input(handed, fused):
+    w = gridstone.quantize(torch.randn(K, K), "int4", group_size=32)
+    program = lambda x: (F.relu(F.linear(x, w)) if fused else x) @ w  # noqa: E731
+    got = gridstone.compile(program, rest="aot_eager")(x_of(4))
+    torch.testing.assert_close(got, program(x_of(4)))
+    (_, inputs), *others = handed
+    assert others == []
+    assert sorted(str(t.dtype) for t in inputs) == ["torch.float32", "torch.uint8"]
+    assert not any(isinstance(t, QuantTensor) for t in inputs)
+
+
+def test_what_the_other_backend_cannot_compile_runs_eagerly_with_the_reason(monkeypatch, caplog):
+    def fail(module, inputs):
+        raise NotImplementedError("planted limit")
+
+    monkeypatch.setattr(compiling, "lookup_backend", lambda name: fail)
+    w = gridstone.quantize(torch.randn(48, K), "int4", group_size=32)
+    layer = gridstone.compile(lambda x: F.relu(F.linear(x, w)), rest="aot_eager")
+    assert_linear(layer(x_of(4)), x_of(4), w, activation="relu")
+    assert "what is left runs eagerly: aot_eager raised NotImplementedError: planted limit" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tune": 3}, "tune=3 is no name, but int (give tune as a string)"),
+        ({"numerics": "bf61"}, "unknown numerics class 'bf61' (did you mean bf16?)"),
+        ({"numerics": "int8_act"}, "no recipe computes numerics int8_act yet (use one of exact, tf32, bf16)"),
+        ({"rest": "inducto"}, "unknown backend 'inducto' for the rest (did you mean inductor?)"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options, message):
+    with pytest.raises(SpecError) as raised:
+        gridstone.compile(**options)
+    assert message in str(raised.value)
+    with pytest.raises(Exception, match="SpecError") as raised:
+        torch.compile(lambda x: x + 1, backend="gridstone", options=options)(x_of(1))
+    assert message in str(raised.value)
+
+
+def test_an_unknown_option_by_name():
+    with pytest.raises(Exception, match=r"unknown option 'nmerics' \(did you mean numerics\?\)"):
+        torch.compile(lambda x: x + 1, backend="gridstone", options={"nmerics": "bf16"})(x_of(1))
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_numerics_are_those_of_products_that_name_none(by_name):
+    """`F.linear` gets the class that the program was compiled with; a call of ours keeps its own."""
+    w = gridstone.quantize(torch.randn(48, K), "int4", group_size=32)
+    keys = []
+
+    def keep(module, inputs):
+        keys.extend(str(n.args[4]) for n in module.graph.nodes if "gridstone.linear" in str(n.target))
+        return module
+
+    fn = lambda x: (F.relu(F.linear(x, w)), x @ w.t(), gridstone.linear(x, w, numerics="exact"))  # noqa: E731
+    options = {"numerics": "bf16", "rest": "aot_eager"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiling, "lookup_backend", lambda name: keep)
+        if by_name:
+            compiled = torch.compile(fn, backend="gridstone", options=options)
+        else:
+            compiled = gridstone.compile(fn, **options)
+        first, second, third = compiled(x_of(5))
+    assert [key.split("|")[1:3] for key in keys] == [["relu", "bf16"], ["", "bf16"], ["", "exact"]]
+    assert_linear(first, x_of(5), w, activation="relu", numerics="bf16")
+    assert_linear(second, x_of(5), w, numerics="bf16")
+    assert_linear(third, x_of(5), w)
 
 
 def test_without_a_compiler_what_is_left_runs_eagerly(monkeypatch, empty_cache, caplog):
