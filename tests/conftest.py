@@ -8,6 +8,8 @@ from pathlib import Path
 
 # The references' products are small: on a busy machine OpenBLAS's threads wait for each other longer than they compute.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Nothing is timed in tests: OpenMP's threads that spin while they wait would only take the cores from each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ import typer
 from gridstone import __version__
 from gridstone.cli.bench import bench
 from gridstone.cli.cache import app as cache
+from gridstone.cli.console import drop_stdout, put, say
 from gridstone.cli.demo import demo
 from gridstone.cli.doctor import doctor
 from gridstone.cli.emit import emit
@@ -21,6 +24,7 @@ from gridstone.ir.errors import GridstoneError
 
 FAILED = 2  # exit status of a command that was asked for something it cannot do
 INTERRUPTED = 130
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # of whatever takes the result
 
 app = typer.Typer(
     name="gridstone",
@@ -37,7 +41,7 @@ app.add_typer(cache, name="cache")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"gridstone {__version__}")
+        put(f"gridstone {__version__}")
         raise typer.Exit
 
 
@@ -56,10 +60,14 @@ def root(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 when all is well, 2 with one message when it cannot be done.
 
+    A command that found something amiss exits with 1, an interrupted one with 130, one whose reader went away with 141.
+
     Args:
         arguments: Those of the command line; the process's own when omitted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of folders and processors may be anything
     try:
         app(args=given, prog_name="gridstone")
     except GridstoneError as error:
@@ -71,11 +79,17 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         extra = "torch" if error.name == "torch" else "'gridstone[examples]'"
         _complain(f"this command needs {error.name}, which is not installed (pip install {extra})")
+    except OSError as error:
+        if "--debug" in given or error.errno not in UNWRITABLE:
+            raise
+        drop_stdout()
+        place = f" {error.filename}" if error.filename else ""
+        _complain(f"writing{place} failed: {error.strerror} (free some space, or write elsewhere)")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(0)
 
 
 def _complain(text: str) -> NoReturn:
-    print(text, file=sys.stderr)
+    say(text)
     sys.exit(FAILED)

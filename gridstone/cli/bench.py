@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gridstone.cli.console import parse_rows, put_json, say
+from gridstone.cli.console import parse_rows, put, put_json, say
 from gridstone.cli.options import Json, Rows, SpecText, TargetName, Threads
 
 
@@ -20,7 +20,7 @@ def bench(
 ) -> None:
     """Time default, tuned and library kernels in turn, on weights that rotate beyond the caches."""
     from gridstone.cli import layers  # torch
-    from gridstone.cli.showcase_tables import put_layers
+    from gridstone.cli.showcase_tables import layer_notes, put_layers, schedules_text
     from gridstone.runtime.tune import bound, targets_named
 
     on = targets_named(target)[0]
@@ -32,3 +32,5 @@ def bench(
         put_json([layers.as_plain(one) for one in found])
         return
     put_layers("Medians of calls taken in turn", found)
+    put(schedules_text(found))
+    put(layer_notes(found))

@@ -13,6 +13,7 @@ from gridstone.cli.options import Json, RecipeName, ScheduleText, SpecText, Targ
 
 if TYPE_CHECKING:
     from gridstone.kernel_cache.records import Record
+    from gridstone.lower.target import Target
 
 app = typer.Typer(
     help="Look at, check and clean the kernel cache (GRIDSTONE_CACHE_DIR).",
@@ -22,10 +23,12 @@ app = typer.Typer(
 
 
 @app.callback(invoke_without_command=True)
-def root(context: typer.Context) -> None:
+def root(context: typer.Context, as_json: Json = False) -> None:
     """Without a command, print what `info` prints."""
     if context.invoked_subcommand is None:
-        info()
+        info(as_json)
+    elif as_json:
+        context.default_map = {context.invoked_subcommand: {"as_json": True}}
 
 
 @app.command()
@@ -87,10 +90,10 @@ def list_(
 
 @app.command()
 def verify(as_json: Json = False) -> None:
-    """Check every artefact against its hash; exit 1 when something is damaged. Changes nothing."""
-    from gridstone.kernel_cache.make import default_store  # torch
+    """Check every artefact against its hash; exit 1 when something is damaged or no kernel. Changes nothing."""
+    from gridstone.kernel_cache.make import verify_cache  # torch
 
-    problems = default_store().verify()
+    problems = verify_cache()
     if as_json:
         put_json({"problems": list(problems)})
     else:
@@ -132,17 +135,32 @@ def explain_miss(
     recipe: RecipeName = "",
     as_json: Json = False,
 ) -> None:
-    """Say why a kernel is not in the cache: the first field that differs from the nearest kept artefact."""
+    """Say why a kernel is not in the cache: the first field that differs from the nearest kept artefact.
+
+    With a number for M it also says whether the problem's tuning record is stale, and why.
+    """
     from gridstone.cli.emit import emitted_for
     from gridstone.kernel_cache.make import artefact_key, default_store  # torch
 
     emitted = emitted_for(spec, target, schedule, recipe)
     key = artefact_key(emitted.source, emitted.target)
-    text = default_store().explain_miss(key)
+    text = "\n".join(filter(None, (default_store().explain_miss(key), _stale_record(spec, emitted.target))))
     if as_json:
         put_json({"key": key.digest, "explanation": text})
     else:
         put(text)
+
+
+def _stale_record(spec: str, target: Target) -> str:
+    """Say that the problem's tuning record is stale; nothing when it is not, or M is a symbol."""
+    import torch
+
+    from gridstone.ir.text import parse_spec
+    from gridstone.lower.bucket import looked_up
+    from gridstone.runtime.dispatch import find_record
+
+    wanted = parse_spec(spec).with_storage(target.storage)
+    return "" if wanted.dims else find_record(looked_up(wanted), torch.get_num_threads(), str(target))[1]
 
 
 def _header(text: str, name: str) -> str:

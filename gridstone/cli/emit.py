@@ -14,6 +14,7 @@ from gridstone.ir.errors import BuildError, ScheduleError, SpecError, nearest
 from gridstone.ir.spec import Spec
 from gridstone.ir.text import parse_spec
 from gridstone.kernel_cache.host import host_target
+from gridstone.lower.bucket import looked_up
 from gridstone.lower.plan import Plan, print_decision
 from gridstone.lower.schedule import Schedule, parse_schedule, print_schedule
 from gridstone.lower.target import Target, parse_target
@@ -83,6 +84,8 @@ def emitted_for(spec: str, target: str, schedule: str = "", recipe: str = "") ->
     """
     on = host_target() if target == "auto" else parse_target(target)
     wanted = parse_spec(spec).with_storage(on.storage)
+    if not wanted.dims and recipes_for(wanted, on):
+        wanted = looked_up(wanted)  # what a call with these rows runs
     chosen = choose_recipe(wanted, on, recipe, schedule)
     start = chosen.space.default(wanted, on)
     resolved = parse_schedule(schedule, chosen.schedule, start) if schedule else start

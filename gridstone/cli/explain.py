@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import re
@@ -38,13 +39,14 @@ def explain(
     from gridstone.ir.text import print_spec
     from gridstone.runtime.explain import explain as explain_program  # torch
 
-    home, name = load(program)
-    fn = found_in(home, name)
-    if isinstance(fn, type):
-        fn = fn()
-    arguments = [random_input(text) for text in shape] if shape else _example_inputs(home, inputs)
-    positional, named = ((), arguments) if isinstance(arguments, dict) else (arguments, {})
-    explanation = explain_program(fn, *positional, **named)
+    with contextlib.redirect_stdout(sys.stderr):  # what the program prints is no result of this command
+        home, name = load(program)
+        fn = found_in(home, name)
+        if isinstance(fn, type):
+            fn = fn()
+        arguments = [random_input(text) for text in shape] if shape else _example_inputs(home, inputs)
+        positional, named = ((), arguments) if isinstance(arguments, dict) else (arguments, {})
+        explanation = explain_program(fn, *positional, **named)
     texts = [source.text for source in explanation.sources]
     if as_json:
         put_json(
@@ -123,9 +125,14 @@ def random_input(text: str) -> torch.Tensor:
     from gridstone.ir.dtype import dtype
 
     extents, _, kind = text.partition(":")
-    if not re.fullmatch(r"\d+([x,]\d+)*", extents):
+    if not re.fullmatch(r"[0-9]{1,18}([x,][0-9]{1,18})*", extents):
         raise GridstoneError(f"--shape {text!r} is not a shape", "write for example --shape 16x384 or 2x16x384:bf16")
     of = getattr(torch, dtype(kind).torch) if kind else torch.float32
     if not of.is_floating_point:
         raise GridstoneError(f"--shape {text!r}: random integers mean nothing to a program", "define example_inputs()")
-    return torch.randn([int(extent) for extent in re.split("[x,]", extents)]).to(of)
+    try:
+        return torch.randn([int(extent) for extent in re.split("[x,]", extents)]).to(of)
+    except RuntimeError as error:
+        raise GridstoneError(
+            f"--shape {text!r} cannot be allocated: {error}", "give fewer or smaller extents"
+        ) from None

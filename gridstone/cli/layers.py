@@ -10,16 +10,17 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from gridstone.cli.console import Json
 from gridstone.ir.dtype import DType, bf16, f32
 from gridstone.ir.epilogue import Activation, Bias, Epilogue, Residual
-from gridstone.ir.errors import BuildError, SpecError
+from gridstone.ir.errors import BuildError, GridstoneError, SpecError
 from gridstone.ir.ops.gemm import Gemm
 from gridstone.ir.spec import NumericsClass, Operand, Spec, make_spec
-from gridstone.ir.storage import Storage, moves, storage
+from gridstone.ir.storage import storage
 from gridstone.ir.tensor import TensorType
 from gridstone.ir.text import print_spec
 from gridstone.kernel_cache.host import host_target
@@ -27,20 +28,20 @@ from gridstone.kernel_cache.make import make_kernel
 from gridstone.kernel_cache.records import Record
 from gridstone.kernel_cache.toolchain import Call
 from gridstone.kernel_cache.toolchain_library import library_call
+from gridstone.lower.bucket import looked_up
 from gridstone.lower.schedule import Schedule, parse_schedule, print_schedule
 from gridstone.lower.target import Target, parse_target
+from gridstone.proof.operands import random_packed
 from gridstone.runtime.dispatch import tuned_record
-from gridstone.runtime.tune import looked_up
 from gridstone.templates.recipe import Recipe
 from gridstone.templates.registry import default_recipe, recipe_named
-from gridstone.tuner.limits import Limits, measure_limits
+from gridstone.tuner.limits import Limits, arena, measure_limits
 from gridstone.tuner.measure import Rotation, calls_per_sample, copies_needed, last_level_cache, time_sample
 
 MIB = 1 << 20
 ARENA = 256 * MIB  # bytes read by the measurement of the bandwidth, a quarter at a time
 ROUNDS = 15
 FEWEST = 3
-SCALE = 0.01  # of random weights: finite, and far from subnormal products
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,20 @@ class LayerTimes:
         known = [seconds for seconds in theirs if seconds is not None]
         return min(known) / ours if ours and known else None
 
+    @property
+    def beaten_by(self) -> Literal["", "same", "bf16"]:
+        """Which library call is faster: that of the `same` numerics class, or only the one that rounds to `bf16`."""
+        ours, plain, rounded = (self.seconds(name) for name in (self.best, "library f32", "library bf16"))
+        if ours is None or plain is None or rounded is None:
+            return ""
+        if ours > (rounded if _in_bf16(self.spec) else plain):
+            return "same"
+        return "bf16" if ours > rounded else ""
+
+
+def _in_bf16(spec: Spec) -> bool:
+    return spec.input("x").dtype == bf16 or spec.numerics.kind is NumericsClass.BF16
+
 
 def plain_spec(spec: Spec, dtype: DType) -> Spec:
     """Return the layer that a quantised one replaces: plain weights, everything in one dtype."""
@@ -125,25 +140,10 @@ def random_operands(spec: Spec) -> tuple[torch.Tensor, ...]:
         kind = operand.type
         shape = tuple(kind.static(axis) for axis in range(len(kind.shape)))
         if kind.format is not None:
-            tensors.append(_random_weight(storage(kind.storage, kind.format, *shape)))
+            tensors.append(random_packed(storage(kind.storage, kind.format, *shape)))
         else:
             tensors.append(torch.randn(shape, dtype=torch.bfloat16).to(getattr(torch, kind.dtype.torch)))
     return tuple(tensors)
-
-
-def _random_weight(place: Storage) -> torch.Tensor:
-    """Return a packed weight; its scales are written where the layout says that they lie."""
-    buffer = torch.randint(0, 256, (place.bytes,), dtype=torch.uint8)
-    words = buffer.view(torch.int32)
-    bits = place.format.scale.bits
-    as_integer = {16: torch.int16, 32: torch.int32}[bits]
-    code = int(torch.tensor(SCALE, dtype=getattr(torch, place.format.scale.torch)).view(as_integer))
-    for move in moves(place.scales, place.format.groups(place.k)):
-        part = words.as_strided(move.extents, move.word_strides, move.word)
-        part.copy_(
-            part & ~(((1 << bits) - 1) << move.word_shift) | code << move.word_shift if bits < 32 else part * 0 + code
-        )
-    return buffer
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +159,13 @@ def _set_bytes(tensors: Sequence[torch.Tensor]) -> int:
 
 
 def _rotation(spec: Spec, threads: int, at_least: int) -> tuple[Rotation, int]:
-    tensors = random_operands(spec)
-    size = _set_bytes(tensors)
-    copies = max(copies_needed(size, last_level_cache(), threads), -(-at_least // size))
-    return Rotation(tensors, copies), copies * size
+    try:
+        tensors = random_operands(spec)
+        size = _set_bytes(tensors)
+        copies = max(copies_needed(size, last_level_cache(), threads), -(-at_least // size))
+        return Rotation(tensors, copies), copies * size
+    except RuntimeError as error:  # torch's, for memory that is not there
+        raise GridstoneError(f"no memory for the operands of {print_spec(spec)}: {error}", "take fewer rows") from None
 
 
 def _kernel(spec: Spec, recipe: Recipe[Schedule], schedule: Schedule, target: Target) -> Call:
@@ -180,16 +183,17 @@ def entrants_of(
         plain = plain_spec(spec, dtype)
         found.append(_Entrant(f"library {dtype}", "torch", library_call(plain), _rotation(plain, threads, at_least)[0]))
     rotation, size = _rotation(spec, threads, at_least)
-    recipe = default_recipe(spec, target)
+    served = looked_up(spec)  # what a call with these rows runs is chosen, and its schedule checked, for their bucket
+    recipe = default_recipe(served, target)
     if recipe is not None:
-        start = recipe.space.default(spec, target)
+        start = recipe.space.default(served, target)
         note = f"{recipe.name} {print_schedule(start)}"
-        found.append(_Entrant("default", note, _kernel(spec, recipe, start, target), rotation))
+        found.append(_Entrant("default", note, _kernel(served, recipe, start, target), rotation))
     if record is not None:
         best, on = recipe_named(record.recipe), parse_target(record.target)
-        schedule = parse_schedule(record.schedule, best.schedule, best.space.default(spec, on))
+        schedule = parse_schedule(record.schedule, best.schedule, best.space.default(served, on))
         note = f"{record.recipe} {record.schedule}"
-        found.append(_Entrant("tuned", note, _kernel(spec, best, schedule, on), rotation))
+        found.append(_Entrant("tuned", note, _kernel(served, best, schedule, on), rotation))
     return tuple(found), size
 
 
@@ -242,16 +246,15 @@ def _rounds(
 
 def _floor(spec: Spec, threads: int) -> Callable[[], float] | None:
     """Return what measures the roofline floor of a spec in seconds, or None where nothing can be built."""
-    parts = torch.ones(ARENA, dtype=torch.uint8).split(ARENA // 4)
+    parts = arena(ARENA).split(ARENA // 4)
     cost = spec.op.cost(spec)
     turn = 0
-    in_bf16 = spec.input("x").dtype == bf16 or spec.numerics.kind is NumericsClass.BF16
 
     def floor() -> float:
         nonlocal turn
         turn += 1
         now = measure_limits(parts[turn % 4], threads)
-        return cost.floor(now.bandwidth, _peak(now, in_bf16))
+        return cost.floor(now.bandwidth, _peak(now, _in_bf16(spec)))
 
     try:
         floor()
@@ -277,6 +280,7 @@ def as_plain(times: LayerTimes) -> dict[str, Json]:
         "schedule": {c.name: c.note for c in times.contestants},
         "samples": {c.name: list(c.samples) for c in times.contestants},
         "ratio_to_library": times.ratio,
+        "beaten_by": times.beaten_by or None,
         "roofline_share": times.share(times.best),
         "floor_seconds": statistics.median(times.floors) if times.floors else None,
         "rotated_bytes": times.rotated,

@@ -13,16 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gridstone.cli.trial import attempt
 from gridstone.ir.errors import GridstoneError
-from gridstone.ir.text import parse_spec
 from gridstone.kernel_cache.host import cpu_facts, host_target, runs_here, usable_cores
 from gridstone.kernel_cache.settings import Settings, read_settings
 from gridstone.lower.target import TARGETS, Language
-from gridstone.templates.registry import default_recipe
 
-TINY = "gemm[x: f32(3,64), w: int4:g32(64,64)] + bias + relu"
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-OPENMP = ("libgomp", "libomp", "libiomp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,48 +102,14 @@ def _compiler() -> Iterator[Finding]:
     yield Finding("compiler", missing or f"{chain.compiler()}: {identity['compiler']}", not missing, True, remedy)
     if missing:
         return
-    try:
-        yield Finding("a tiny kernel", _tiny_kernel(), needed=True)
-    except (GridstoneError, OSError) as error:
-        yield Finding(
-            "a tiny kernel", str(error).splitlines()[0], False, True, "run this again with --debug; then report it"
-        )
+    trial = attempt()
+    yield Finding("a tiny kernel", trial.said, not trial.remedy, True, trial.remedy)
+    if trial.remedy:
         return
-    runtimes = _openmp()
-    value = ", ".join(runtimes) or "none"
-    fine = len(runtimes) <= 1
-    yield Finding("OpenMP", f"{value}; {'shared with torch' if fine else 'not shared with torch: threads compete'}",
+    fine = len(trial.openmp) <= 1
+    shared = "shared with torch" if fine else "not shared with torch: threads compete"
+    yield Finding("OpenMP", f"{', '.join(trial.openmp) or 'none'}; {shared}",
                   fine, False, "set GRIDSTONE_CXX to the compiler whose OpenMP torch uses (g++)")  # fmt: skip
-
-
-def _tiny_kernel() -> str:
-    """Build, run and check a kernel in a store of its own."""
-    import time
-
-    from gridstone.kernel_cache.make import make_kernel  # torch
-    from gridstone.kernel_cache.store import Store
-    from gridstone.proof.check import check
-
-    target = host_target()
-    spec = parse_spec(TINY).with_storage(target.storage)
-    recipe = default_recipe(spec, target)
-    assert recipe is not None
-    with tempfile.TemporaryDirectory(prefix="gridstone-doctor-") as folder:
-        start = time.perf_counter()
-        kernel = make_kernel(recipe, spec, recipe.space.default(spec, target), target, Store(Path(folder), 1 << 30))
-        took = time.perf_counter() - start
-        checked = check(kernel, spec, seeds=(1, 2))
-    return f"built in {took:.1f} s, ran, {checked.cases} results right within {checked.worst_element:.2g} of tolerance"
-
-
-def _openmp() -> list[str]:
-    """Return the OpenMP runtimes that this process has loaded."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return []
-    names = {Path(line.split()[-1]).name for line in lines if len(line.split()) > 5}
-    return sorted(name for name in names if name.startswith(OPENMP))
 
 
 def _gpu() -> Iterator[Finding]:
@@ -178,7 +141,10 @@ def _cache() -> Iterator[Finding]:
         yield Finding("cache", error.problem, False, False, error.remedy)
         return
     folder = settings.cache_dir
-    yield Finding("cache", f"{folder}: {_size(folder) / 2**20:.1f} MiB of {settings.cache_limit / 2**20:.0f} MiB")
+    held = f"{folder}: {_size(folder) / 2**20:.1f} MiB of {settings.cache_limit / 2**20:.0f} MiB"
+    said = "; ".join([held, *(complaint.problem for complaint in settings.complaints)])
+    remedies = "; ".join(complaint.remedy for complaint in settings.complaints)
+    yield Finding("cache", said, not settings.complaints, False, remedies)
     problem = _unwritable(settings)
     remedy = "set GRIDSTONE_CACHE_DIR to a folder that can be written; until then kernels are built anew in each run"
     yield Finding("cache writable", problem or "yes", not problem, False, remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,12 +11,19 @@ from gridstone.cli.console import Json as JsonValue
 from gridstone.cli.console import microseconds, parse_rows, put_json, put_table, say, tuning_progress
 from gridstone.cli.options import Budget, Json, Rows, TargetName, Threads
 from gridstone.ir.errors import GridstoneError, nearest
+from gridstone.lower.bucket import BUCKETS, bucket
 
 if TYPE_CHECKING:
+    from gridstone.ir.spec import Spec
     from gridstone.runtime.tune import Tuning
+    from gridstone.tuner.outcome import Tuned
 
 SAMPLERS = ("tpe", "random")
 INTERRUPTED = 130
+NOT_MEASURED = (
+    "Not measured: the budget was spent before this problem was reached. Calls run its default schedule, nothing is "
+    "recorded,\nand the next run searches it; --budget gives more time."
+)
 
 
 def tune(
@@ -34,7 +42,10 @@ def tune(
     if sampler not in SAMPLERS:
         raise GridstoneError(f"unknown sampler {sampler!r}", nearest(sampler, SAMPLERS))
     seconds, targets = tuning.parse_budget(budget), tuning.targets_named(target)
-    problems = tuning.problems_of(specs, parse_rows(m), targets[0])
+    rows = parse_rows(m)
+    problems = tuning.problems_of(specs, rows, targets[0])
+    for remark in served_by(tuning.bound(specs, rows, targets[0])):
+        say(remark)
     found: list[Tuning] = []
     interrupted = False
     with tuning_progress() as progress:
@@ -56,28 +67,68 @@ def tune(
         raise typer.Exit(INTERRUPTED)
 
 
+def served_by(wanted: Iterable[Spec]) -> list[str]:
+    """Return a remark for every number of rows that another number's record serves.
+
+    >>> from gridstone.ir.text import parse_spec
+    >>> served_by([parse_spec(f"gemm[x: f32({m},64), w: int4:g32(64,64)]") for m in (5, 8, 3000)])
+    ['M=5 is served by what is tuned for M=8', 'M=3000 is served by what is tuned for M=1024, the largest there is']
+    """
+    found = [spec.inputs[0].type.static(0) for spec in wanted]
+    remarks = [
+        f"M={rows} is served by what is tuned for M={bucket(rows)}"
+        + (", the largest there is" if rows > BUCKETS[-1] else "")
+        for rows in found
+        if bucket(rows) != rows
+    ]
+    return list(dict.fromkeys(remarks))
+
+
 def put_tunings(title: str, found: list[Tuning]) -> None:
-    """Print a table of results."""
-    from gridstone.cli.console import brief
+    """Print a table of results, and below it each problem with its winner in full."""
+    from gridstone.cli.console import brief, problem_name
     from gridstone.ir.text import print_spec
 
-    columns = ("problem", "winner", ">median", ">library", ">tried", ">feasible", ">took", "ended")
     rows: list[tuple[str, ...]] = []
-    for one in found:
+    lines: list[str] = []
+    for at, one in enumerate(found, 1):
         tuned = one.tuned
         rows.append(
             (
-                brief(print_spec(one.spec)),
-                tuned.winner.schedule if tuned.winner.status == "winner" else f"{tuned.winner.schedule} (not measured)",
+                str(at),
+                problem_name(one.spec),
                 microseconds(tuned.winner.median if tuned.winner.samples else None),
                 microseconds(tuned.library_seconds),
-                str(tuned.measured),
-                str(tuned.feasible),
+                f"{tuned.measured} of {tuned.feasible}",
                 microseconds(tuned.seconds) if not tuned.reused else "-",
-                "record reused" if tuned.reused else tuned.stop.value,
+                "record reused" if tuned.reused else "no time left" if is_late(tuned) else tuned.stop.value,
             )
         )
-    put_table(title, columns, rows)
+        lines.append(f"{at:>3}  {brief(print_spec(one.spec))}")
+        lines.append(f"     {choice_text(tuned.winner.recipe, tuned.winner.schedule)}{_doubt(tuned)}")
+    late = any(is_late(one.tuned) for one in found)
+    columns = (">", "problem", ">winner", ">library", ">tried", ">took", "ended")
+    put_table(title, columns, rows, "\n".join([*lines, *[NOT_MEASURED] * late, ""]))
+
+
+def is_late(tuned: Tuned) -> bool:
+    """Return whether the budget was spent before anything was measured."""
+    return tuned.winner.status != "winner" and not tuned.measured
+
+
+def _doubt(tuned: Tuned) -> str:
+    if tuned.winner.status == "winner":
+        return ""
+    return " (not measured)" if is_late(tuned) else " (no candidate was right)"
+
+
+def choice_text(recipe: str, schedule: str) -> str:
+    """Return a schedule as people read it: the library's says nothing by itself.
+
+    >>> choice_text("gemm.library.torch", "torch()"), choice_text("gemm.cpp.gemv", "gemv(n_r=4)")
+    ('the library call', 'gemv(n_r=4)')
+    """
+    return "the library call" if recipe.split(".")[1:2] == ["library"] else schedule
 
 
 def tuning_json(one: Tuning) -> dict[str, JsonValue]:

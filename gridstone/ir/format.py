@@ -122,36 +122,81 @@ def parse_format(text: str) -> Format:
     """Parse the printed form of a format.
 
     Args:
-        text: A code, then `gN` or `channel`, then optionally a scale dtype (f16 when omitted) and `zero`.
+        text: A code, then its group as `gN` or `channel`, then optionally a scale dtype (f16 when omitted) and `zero`;
+            each part once. A format that stands alone states its group: nothing else could say what it is.
 
     Raises:
-        FormatError: Unknown part; the nearest names are suggested.
+        FormatError: Unknown or repeated part, with the nearest names; no group, or one that is not supported.
 
     >>> print(parse_format("uint4:g32:f32:zero"))
     uint4:g32:f32:zero
     """
-    head, *rest = text.strip().split(":")
+    stated = _parts(text)
+    if stated.group is None:
+        forms = [Format(stated.code, group, stated.scale or f16, stated.zero) for group in (128, CHANNEL)]
+        raise FormatError(f"format {text!r} does not state its group", f"write {forms[0]} or {forms[1]}")
+    return Format(stated.code, stated.group, stated.scale or f16, stated.zero)
+
+
+def complete_format(text: str, group: int, scale: DType) -> Format:
+    """Parse a format whose group may be given beside it.
+
+    Args:
+        text: As for `parse_format`; the group may be missing.
+        group: Taken when the text states no group; `CHANNEL` for one scale per row.
+        scale: Taken when the text states neither a group nor a scale dtype. A text with a group is a whole format,
+            which means the same everywhere.
+
+    Raises:
+        FormatError: As `parse_format`, but for a missing group.
+
+    >>> print(complete_format("int4:zero", 64, f32), complete_format("int4:f16", 64, f32))
+    int4:g64:f32:zero int4:g64
+    >>> print(complete_format("int4:g32", 64, f32))
+    int4:g32
+    """
+    stated = _parts(text)
+    if stated.group is not None:
+        return parse_format(text)
+    return Format(stated.code, group, stated.scale or scale, stated.zero)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stated:
+    """What the text of a format says; None for what it leaves out."""
+
+    code: Code
+    group: int | None
+    scale: DType | None
+    zero: bool
+
+
+def _parts(text: str) -> _Stated:
+    head, *rest = text.strip(" \t\r\n").split(":")
     if head not in CODES:
         raise FormatError(f"unknown format {text!r}", nearest(head, CODES))
-    group: int | None = None
-    scale = f16
-    zero = False
+    found: dict[str, str] = {}
     for part in rest:
-        if part == "channel" and group is None:
-            group = CHANNEL
-        elif re.fullmatch(r"g[0-9]{1,9}", part) and group is None:
-            group = int(part[1:])
+        if part == "channel" or re.fullmatch(r"g(0|[1-9][0-9]{0,8})", part):
+            kind = "group"
         elif part in SCALES:
-            scale = SCALES[part]
+            kind = "scale dtype"
         elif part == "zero":
-            zero = True
+            kind = "zero points"
         else:
-            raise FormatError(
-                f"unknown part {part!r} of format {text!r}", nearest(part, ["g128", "channel", "zero", *SCALES])
-            )
-    if group is None:
-        raise FormatError(f"format {text!r} does not state its group", f"write {head}:g128 or {head}:channel")
-    return Format(CODES[head], group, scale, zero)
+            known = ["g128", "channel", "zero", *SCALES]
+            raise FormatError(f"unknown part {part!r} of format {text!r}", nearest(part, known))
+        if kind in found:
+            problem = f"format {text!r} states its {kind} twice: {found[kind]!r} and {part!r}"
+            raise FormatError(problem, "leave one of them out")
+        found[kind] = part
+    group = found.get("group")
+    return _Stated(
+        CODES[head],
+        None if group is None else CHANNEL if group == "channel" else int(group[1:]),
+        SCALES.get(found.get("scale dtype", "")),
+        "zero points" in found,
+    )
 
 
 @dataclass(frozen=True, slots=True)

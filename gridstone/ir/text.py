@@ -46,11 +46,11 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self.text = text
         self.tokens: list[tuple[str, int]] = []
-        at = 0
-        while rest := text[at:].lstrip(_SPACE):
+        at, end = 0, len(text.rstrip(_SPACE))
+        while at < end:
             found = _TOKEN.match(text, at)
             if found is None:
-                start = len(text) - len(rest)
+                start = end - len(text[at:end].lstrip(_SPACE))
                 raise self.error(f"unexpected {text[start]!r}", start)
             self.tokens.append((found[1], found.start(1)))
             at = found.end()

@@ -45,3 +45,13 @@ def generalize(spec: Spec) -> Spec:
         return spec
     rows = replace(first.type, shape=(Dim(ROWS), *first.type.shape[1:]))
     return make_spec(spec.op, (Operand(first.name, rows), *spec.inputs[1:]), spec.epilogue, spec.numerics)
+
+
+def looked_up(spec: Spec) -> Spec:
+    """Return the problem whose choice serves a static spec: its rows are their bucket's.
+
+    >>> from gridstone.ir.text import parse_spec, print_spec
+    >>> print_spec(looked_up(parse_spec("gemm[x: f32(33,64), w: int4:g32(64,64)]")))
+    'gemm[x: f32(64,64), w: int4:g32(64,64)] -> f32(64,64)'
+    """
+    return problem(generalize(spec), spec.inputs[0].type.static(0))

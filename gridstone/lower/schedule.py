@@ -18,6 +18,8 @@ from gridstone.lower.decisions import Decision
 from gridstone.lower.target import Target
 
 Value = int | str | bool
+_SPACE = " \t\r\n"
+_LONGEST = 18  # digits of an integer
 
 
 class Schedule(Protocol):
@@ -120,29 +122,40 @@ def parse_schedule(text: str, kind: type[S], default: S) -> S:
     """Parse the text form of a schedule of a known class; omitted fields come from `default`.
 
     Raises:
-        ScheduleError: Malformed text, another class's name, unknown field, or a value of the wrong type.
+        ScheduleError: Malformed text, another class's name, a field that is unknown or given twice, or a value of the
+            wrong type; names the piece.
     """
-    found = re.fullmatch(r"\s*([a-z_0-9]+)\s*\((.*)\)\s*", text)
+    example = f"write for example {print_schedule(default)}"
+    found = re.fullmatch(r"([a-z_0-9]+)[ \t\r\n]*\(([^()]*)\)", text.strip(_SPACE))
     if found is None or found[1] != _name(kind):
         problem = "malformed schedule" if found is None else f"not a schedule of {_name(kind)}:"
-        raise ScheduleError(f"{problem} {text!r}", f"write for example {print_schedule(default)}")
+        raise ScheduleError(f"{problem} {text!r}", example)
     known = {f.name: getattr(default, f.name) for f in dataclasses.fields(kind)}
     chosen: dict[str, Value] = {}
-    for item in filter(None, (part.strip() for part in found[2].split(","))):
-        name, _, value = (part.strip() for part in item.partition("="))
+    for item in found[2].split(",") if found[2].strip(_SPACE) else ():
+        name, equals, value = (part.strip(_SPACE) for part in item.partition("="))
         if name not in known:
             raise ScheduleError(f"unknown field {name!r} of {text!r}", nearest(name, known))
+        if name in chosen:
+            raise ScheduleError(f"{name} is given twice in {text!r}", f"leave {name}={value} out")
+        if not equals:
+            raise ScheduleError(f"{name} has no value in {text!r}", f"write {name}={_text(known[name])}")
         chosen[name] = _value(name, value, known[name])
     return dataclasses.replace(default, **chosen)
 
 
 def _value(name: str, text: str, like: Value) -> Value:
+    remedy = f"write for example {name}={_text(like)}"
     if isinstance(like, bool):
         if text not in ("true", "false"):
-            raise ScheduleError(f"{name}={text} is not true or false")
+            raise ScheduleError(f"{name}={text} is not true or false", remedy)
         return text == "true"
     if isinstance(like, int):
-        if not re.fullmatch(r"-?\d+", text):
-            raise ScheduleError(f"{name}={text} is not an integer")
+        if not re.fullmatch(r"-?[0-9]+", text):
+            raise ScheduleError(f"{name}={text} is not an integer", remedy)
+        if len(text) > _LONGEST:
+            raise ScheduleError(f"{name} has more than {_LONGEST} digits", remedy)
         return int(text)
+    if not re.fullmatch(r"[A-Za-z0-9_]+", text):
+        raise ScheduleError(f"{name}={text} is not a name", remedy)
     return text

@@ -49,7 +49,8 @@ def compare(got: Values, want: Values, tolerance: Tolerance, dtype: DType) -> Ve
     wrong = np.isnan(got) != np.isnan(want)
     if wrong.any():
         at = _first(wrong)
-        return Verdict(f"{int(wrong.sum())} elements differ in being NaN, first at {at}: {got[at]}", np.inf, np.inf)
+        text = f"{int(wrong.sum())} elements differ in being NaN, first at {at}: {_instead(got, want, at)}"
+        return Verdict(text, np.inf, np.inf)
     stored = round_to(dtype, want)
     with np.errstate(invalid="ignore"):
         borderline = np.isfinite(want) & (np.abs(want) + tolerance.element >= dtype.largest)
@@ -57,7 +58,8 @@ def compare(got: Values, want: Values, tolerance: Tolerance, dtype: DType) -> Ve
     infinite &= ~(borderline & (np.sign(got) == np.sign(want)))
     if infinite.any():
         at = _first(infinite)
-        return Verdict(f"{int(infinite.sum())} infinities differ, first at {at}: {got[at]}", np.inf, np.inf)
+        text = f"{int(infinite.sum())} infinities differ, first at {at}: {_instead(got, want, at)}"
+        return Verdict(text, np.inf, np.inf)
     finite = np.isfinite(got) & np.isfinite(want)
     if not finite.any():
         return Verdict("", 0.0, 0.0)
@@ -69,11 +71,15 @@ def compare(got: Values, want: Values, tolerance: Tolerance, dtype: DType) -> Ve
     worst_rms = rms / tolerance.rms if rms > 0 else 0.0
     if not worst <= 1.0:
         at = _first((ratio == worst) | np.isnan(ratio))
-        text = f"element {at} is {got[at]:.8g} instead of {want[at]:.8g}: {worst:.3g} times its bound"
+        text = f"element {at} is {_instead(got, want, at)}: {worst:.3g} times its bound"
         return Verdict(text, worst, worst_rms)
     if not worst_rms <= 1.0:
         return Verdict(f"root mean square error {rms:.3g} is {worst_rms:.3g} times its bound", worst, worst_rms)
     return Verdict("", worst, worst_rms)
+
+
+def _instead(got: Values, want: Values, at: tuple[int, ...]) -> str:
+    return f"{got[at]:.8g} instead of {want[at]:.8g}"
 
 
 def _first(mask: Values | np.ndarray) -> tuple[int, ...]:

@@ -11,9 +11,10 @@ import torch
 from gridstone.ir.dtype import DType, Values, round_to
 from gridstone.ir.format import Format, Quantized, dequantize
 from gridstone.ir.spec import Spec
-from gridstone.ir.storage import pack, storage
+from gridstone.ir.storage import Storage, moves, pack, storage
 from gridstone.ir.tensor import TensorType
 
+TIMED_SCALE = 0.01  # of weights that are only timed: finite, and far from subnormal products
 DISTRIBUTIONS = ("normal", "uniform", "huge", "tiny", "powers")
 
 
@@ -87,3 +88,25 @@ def _draw_weight(rng: np.random.Generator, of: TensorType, shape: tuple[int, ...
     n, k = shape
     parts = draw_quantized(rng, of.format, n, k)
     return torch.from_numpy(pack(storage(of.storage, of.format, n, k), parts)), dequantize(of.format, parts)
+
+
+def random_packed(place: Storage) -> torch.Tensor:
+    """Return a packed weight of random codes and zero points, all scales `TIMED_SCALE`: quick to make, for timing.
+
+    Args:
+        place: Its scales are written where its layout says that they lie.
+
+    Returns:
+        (place.bytes,) uint8.
+    """
+    # NumPy asks for huge pages for large arrays, as it does for what `pack` returns; torch does not.
+    buffer = torch.from_numpy(np.empty(place.bytes, np.uint8)).random_(0, 256)
+    words = buffer.view(torch.int32)
+    bits = place.format.scale.bits
+    as_integer = {16: torch.int16, 32: torch.int32}[bits]
+    code = int(torch.tensor(TIMED_SCALE, dtype=getattr(torch, place.format.scale.torch)).view(as_integer))
+    for move in moves(place.scales, place.groups):
+        part = words.as_strided(move.extents, move.word_strides, move.word)
+        kept = part & ~(((1 << bits) - 1) << move.word_shift) if bits < 32 else torch.zeros_like(part)
+        part.copy_(kept | code << move.word_shift)
+    return buffer

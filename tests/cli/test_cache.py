@@ -2,8 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from gridstone.cli.emit import emitted_for
-from gridstone.kernel_cache.make import build
+from gridstone.ir.text import parse_spec, print_spec
+from gridstone.kernel_cache.host import device_name
+from gridstone.kernel_cache.make import artefact_key, build, default_book, default_store
+from gridstone.kernel_cache.records import Environment, Proof, Record
 
 SPEC = "gemm[x: f32(2,64), w: int4:g32(64,64)]"
 
@@ -34,6 +39,28 @@ def test_verify_finds_a_damaged_artefact(run, empty_cache):
     ran = run("cache", "verify", "--json")
     assert ran.status == 1
     assert len(ran.json["problems"]) >= 1
+
+
+def test_verify_finds_an_artefact_that_cannot_be_loaded(run, empty_cache):
+    """Its bytes are those that were kept, so no hash tells."""
+    emitted = emitted_for(SPEC, "auto")
+    default_store().put(artefact_key(emitted.source, emitted.target), b"rubbish", ".so")
+    ran = run("cache", "verify", "--json")
+    assert ran.status == 1
+    (problem,) = ran.json["problems"]
+    assert "is no shared object, but 7 bytes that begin with b'rubbish'" in problem
+
+
+def test_explain_miss_says_that_a_tuning_record_is_stale(run, empty_cache):
+    emitted = emitted_for(SPEC, "auto")
+    origin, on = emitted.source.origin, device_name(emitted.target)
+    spec, threads = print_spec(parse_spec(SPEC).with_storage(emitted.target.storage)), torch.get_num_threads()
+    then = Environment("0.1.0", "2.10.0", "c++ (GCC) 4.9.2", on, "", threads, "2026-01-01T00:00:00")
+    texts = (spec, origin.target, origin.recipe, origin.recipe_hash, origin.schedule)
+    default_book().put(spec, on, threads, (Record(*texts, (1e-6,), "winner", "", then, Proof(2, 0.5, 0.5)),))
+    told = run("cache", "explain-miss", SPEC, "--json").json["explanation"]
+    assert "the tuned record is stale: it was measured with gcc 4, and this is " in told
+    assert "stale" not in run("cache", "explain-miss", SPEC.replace("(2,", "(M,"), "--json").json["explanation"]
 
 
 def test_explain_miss_names_the_first_differing_field(run, empty_cache):

@@ -1,8 +1,32 @@
 from __future__ import annotations
 
+import sys
+
+import pytest
+
+from gridstone.cli import machine, trial
+from gridstone.cli.trial import Trial
+
+GARBAGE = """#!/bin/sh
+if [ "$1" = --version ]; then echo "fake 1.0"; exit 0; fi
+while [ $# -gt 0 ]; do if [ "$1" = -o ]; then echo garbage > "$2"; fi; shift; done
+"""
+
 
 def findings(ran):
     return {finding["name"]: finding for finding in ran.json["findings"]}
+
+
+def script(path, text):
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def works(monkeypatch):
+    """What is not about the tiny kernel need not build it."""
+    monkeypatch.setattr(machine, "attempt", lambda: Trial("built", "", ("libgomp.so.1",)))
 
 
 def test_it_builds_runs_and_checks_a_kernel(run):
@@ -28,13 +52,46 @@ def test_without_a_compiler_it_fails_and_says_what_to_do(run, monkeypatch):
     assert "g++" in compiler["remedy"]
 
 
-def test_a_cache_that_cannot_be_used_is_found(run, monkeypatch):
+def test_a_compiler_that_writes_garbage_is_found(run, monkeypatch, tmp_path):
+    """It answers --version and exits with 0: only loading what it wrote shows that it is broken."""
+    monkeypatch.setenv("GRIDSTONE_CXX", script(tmp_path / "fake-c++", GARBAGE))
+    ran = run("doctor", "--json")
+    assert ran.status == 1
+    assert findings(ran)["compiler"]["fine"]
+    tiny = findings(ran)["a tiny kernel"]
+    assert not tiny["fine"]
+    assert "fake-c++" in tiny["value"]
+    assert "garbage" in tiny["value"]
+    assert "GRIDSTONE_CXX" in tiny["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        ("kill -SEGV $$", "it was built, and crashed the process that ran it (SIGSEGV)"),
+        ("echo no json", "ended with status 0: nothing was said"),
+        ("echo why >&2; exit 3", "ended with status 3: why"),
+        ("sleep 100", "it did not end within 0 s"),
+    ],
+)
+def test_a_kernel_that_crashes_or_hangs_does_not_take_the_doctor_with_it(monkeypatch, tmp_path, does, said):
+    monkeypatch.setattr(sys, "executable", script(tmp_path / "python", f"#!/bin/sh\n{does}\n"))
+    monkeypatch.setattr(trial, "LIMIT_S", 0.3 if "sleep" in does else 60.0)
+    found = trial.attempt()
+    assert said in found.said
+    assert "GRIDSTONE_CXX" in found.remedy
+
+
+def test_a_cache_that_cannot_be_used_is_found(run, monkeypatch, works):
     monkeypatch.setenv("GRIDSTONE_CACHE_LIMIT", "enormous")
     ran = run("doctor", "--json")
-    assert not findings(ran)["cache"]["fine"]
-    assert "2GiB" in findings(ran)["cache"]["remedy"]
+    assert ran.status == 0, "the default limit holds"
+    cache = findings(ran)["cache"]
+    assert not cache["fine"]
+    assert "GRIDSTONE_CACHE_LIMIT='enormous' is not a size" in cache["value"]
+    assert "2GiB" in cache["remedy"]
 
 
-def test_the_table_is_for_people(run):
+def test_the_table_is_for_people(run, works):
     ran = run("doctor")
     assert "Kernels can be built and run here." in ran.out

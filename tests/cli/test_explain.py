@@ -5,6 +5,7 @@ import pytest
 PROGRAM = """
 import torch, gridstone
 
+print("a program may print")
 w = gridstone.quantize(torch.randn(64, 128), "int4", group_size=32)
 plain = torch.randn(8, 64)
 
@@ -36,6 +37,7 @@ def test_a_function_of_a_file_is_explained_on_its_example_inputs(run, place):
     (fallback,) = ran.json["fallbacks"]
     assert "plain" in fallback["reason"]
     assert len(ran.json["sources"]) == 1
+    assert "a program may print" in ran.err, "what it prints is not a result"
 
 
 def test_shapes_on_the_command_line_take_their_place(run, place):
@@ -51,6 +53,8 @@ def test_shapes_on_the_command_line_take_their_place(run, place):
         (":progarm", (), "did you mean program"),
         (":program", ("--inputs", "nothing"), "has no nothing()"),
         (":program", ("--shape", "five"), "is not a shape"),
+        (":program", ("--shape", "\uff14x128"), "is not a shape"),
+        (":program", ("--shape", "9999999999x9999999999"), "cannot be allocated"),
         ("", (), "names no function"),
         ("x:program", (), "cannot be imported"),
     ],

@@ -6,6 +6,8 @@ import dataclasses
 import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gridstone.ir.errors import ScheduleError
 from gridstone.ir.text import parse_spec
@@ -99,7 +101,16 @@ def test_omitted_fields_are_the_default_s(recipe):
         ("direct(m_rr=6)", "unknown field 'm_rr' of .*did you mean m_r"),
         ("direct(m_r=six)", "m_r=six is not an integer"),
         ("direct(m_r=6.0)", "m_r=6.0 is not an integer"),
-        ("direct(m_r)", "m_r= is not an integer"),
+        ("direct(m_r)", "m_r has no value in 'direct\\(m_r\\)' \\(write m_r="),
+        ("direct(m_r=4,n_r=2,m_r=6)", "m_r is given twice in .*leave m_r=6 out"),
+        ("direct(m_r=\uff14)", "m_r=\uff14 is not an integer .write for example m_r="),
+        ("direct(m_r=" + "9" * 5000 + ")", "m_r has more than 18 digits"),
+        ("direct(dot=f32 m_r=4)", "dot=f32 m_r=4 is not a name .write for example dot=f32"),
+        ("direct(dot=)", "dot= is not a name"),
+        ("direct(m_r=6)(", "malformed schedule"),
+        ("direct(m_r=6) and more", "malformed schedule"),
+        ("direct\xa0(m_r=6)", "malformed schedule"),
+        ("direct(,)", "unknown field ''"),
     ],
 )
 def test_malformed_schedules(text, message):
@@ -109,11 +120,30 @@ def test_malformed_schedules(text, message):
         parse_schedule(text, recipe.schedule, recipe.space.default(spec, parse_target("cpp:avx2")))
 
 
+PIECES = ("m_r=4", ",", "=", "(", ")", "-", "0", "\uff14", "\xb2", "9" * 5000, " ", "\n", "true", "f32", "direct", "_")
+
+
+@given(st.data())
+def test_no_damaged_text_raises_anything_else_and_what_is_read_prints_back(data):
+    recipe, target = recipe_named("gemm.cpp.direct"), parse_target("cpp:avx2")
+    default = recipe.space.default(parse_spec(SPECS[1]), target)
+    text = print_schedule(default)
+    for _ in range(data.draw(st.integers(1, 3))):
+        start, end = (data.draw(st.integers(0, len(text))) for _ in range(2))
+        text = text[:start] + data.draw(st.sampled_from(PIECES) | st.text(max_size=2)) + text[end:]
+    try:
+        read = parse_schedule(text, recipe.schedule, default)
+    except ScheduleError:
+        return
+    assert parse_schedule(print_schedule(read), recipe.schedule, default) == read
+    assert text.isascii()
+
+
 def test_a_boolean_is_true_or_false():
     recipe = recipe_named("gemm.cpp.blocked")
     default = recipe.space.default(parse_spec(SPECS[1]), parse_target("cpp:avx2"))
     assert parse_schedule("blocked(fold_scale=true)", recipe.schedule, default).fold_scale is True
-    with pytest.raises(ScheduleError, match="fold_scale=1 is not true or false"):
+    with pytest.raises(ScheduleError, match=r"fold_scale=1 is not true or false .write for example fold_scale="):
         parse_schedule("blocked(fold_scale=1)", recipe.schedule, default)
 
 

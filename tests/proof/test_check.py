@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from gridstone.ir.dtype import f32, round_to
 from gridstone.ir.errors import MismatchError
+from gridstone.ir.format import Quantized, dequantize
+from gridstone.ir.storage import pack, storage
 from gridstone.ir.text import parse_spec
+from gridstone.kernel_cache.host import host_target
+from gridstone.kernel_cache.make import make_kernel
 from gridstone.kernel_cache.toolchain_library import library_call
+from gridstone.lower.target import parse_target
 from gridstone.proof.check import check, judge
-from gridstone.proof.operands import draw_operands
+from gridstone.proof.operands import Operands, draw_operands, to_tensor
+from gridstone.templates.registry import recipes_for
 
 SPEC = parse_spec("gemm[x: bf16(9,128), w: int4:g32(40,128)] + bias + residual").with_storage("lane16")
 right = library_call(SPEC)
@@ -86,6 +94,41 @@ def test_the_message_says_what_to_repeat():
         MismatchError, match=r"gemm\[x: bf16\(9,128\), w: int4:g32@lane16\(40,128\)\].* with seed 5: element"
     ):
         check(after(lambda t, y: y.zero_()), SPEC, (5,))
+
+
+def constant(spec, x_value):
+    """Operands whose every sum is as large as it can be: constant activations, the largest code, scale 2^-20."""
+    weight = spec.input("w")
+    n, k = weight.shape
+    top = np.full((n, k), (1 << weight.format.bits) - 1, np.uint8)
+    parts = Quantized(top, np.full((n, weight.format.groups(k)), 2.0**-20), None)
+    packed = torch.from_numpy(pack(storage(weight.storage, weight.format, n, k), parts))
+    x = round_to(f32, np.full((spec.input("x").shape[0], k), x_value))
+    return Operands((to_tensor(f32, x), packed), {"x": x, "w": dequantize(weight.format, parts)})
+
+
+class TestRange:
+    """What docs/tolerance.md says about sums of codes times activations."""
+
+    spec = parse_spec("gemm[x: f32(2,64), w: uint8:g32:f32(64,64)]").with_storage("lane16")
+    limit = f32.largest / (255 * 32)
+
+    @pytest.mark.parametrize("target", ["cpp:generic", str(host_target())])
+    def test_kernels_are_right_up_to_the_bound(self, target):
+        on = parse_target(target)
+        for recipe in recipes_for(self.spec, on):
+            if recipe.language is on.language:
+                kernel = make_kernel(recipe, self.spec, recipe.space.default(self.spec, on), on)
+                verdict = judge(kernel, self.spec, constant(self.spec, 0.999 * self.limit))
+                assert verdict.right, f"{recipe.name}: {verdict.problem}"
+
+    def test_an_overflow_beyond_it_is_reported_though_the_result_would_fit(self):
+        def codes_first(x, w, out):
+            return out.copy_(x @ torch.full((64, 64), 255.0) * 2.0**-20)
+
+        verdict = judge(codes_first, self.spec, constant(self.spec, 1.1 * self.limit))
+        assert verdict.problem.startswith("128 infinities differ, first at (0, 0): inf instead of 7.1")
+        assert judge(codes_first, self.spec, constant(self.spec, 0.4 * self.limit)).right
 
 
 def test_nothing_to_compute_is_right():
