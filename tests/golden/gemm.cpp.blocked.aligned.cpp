@@ -2,7 +2,7 @@
 // spec      gemm[x: bf16(M,512), w: int4:g128@lane16(256,512)] -> bf16(M,256)
 // schedule  blocked(dot=bf16,m_r=12,n_r=2,m_chunk=96,fold_scale=false,panel_k=256,prefetch=8192)
 // target    cpp:avx512_bf16
-// recipe    gemm.cpp.blocked, template 1771fc06edc005bb
+// recipe    gemm.cpp.blocked, template 03dd9b24b00fdc5c
 // flags     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512 -mavx512bf16
 // storage   w: lane16, 67584 bytes; maps to bits:
 //             codes (n,k) -> 0 + ((16,4,4),((2,4),16,4)):((32,512,135168),((16,4),2048,33792))
@@ -31,7 +31,7 @@ constexpr int64_t BLOCK_BYTES = 16896, WORD_BYTES = 256;
 constexpr int64_t GROUP_K = 128, GROUP_BYTES = 4224, SCALES_AT = 4096, ZEROS_AT = 0;
 constexpr int64_t PADDED_K = 512;
 constexpr int64_t SLAB_K = 128;              // k between two updates of the float32 result
-constexpr int64_t PREFETCH = 8192;    // bytes ahead of the codes being read
+constexpr int64_t PREFETCH = 8448;    // bytes ahead of the codes being read
 
 // Vocabulary of AVX-512 with BF16: one step multiplies a pair of bf16 k by vdpbf16ps.
 #define VEC_BYTES 64
@@ -359,6 +359,8 @@ static __attribute__((noinline)) void tile(const Step* x, Slab slab, float* c, i
 #pragma GCC unroll 16
       for (int v = 0; v < NRT; ++v) acc[p][m][v] = vf{};
 
+  if (FETCH && v0 == 0)  // what lies behind a group's codes, as far ahead as they are
+    for (int64_t b = SCALES_AT; b < GROUP_BYTES; b += 64) __builtin_prefetch(slab.group + PREFETCH + b, 0, 3);
   const uint8_t* codes = slab.codes + v0 * LANES * 4;
   Operand* w = panel + v0;
   c += v0 * LANES;

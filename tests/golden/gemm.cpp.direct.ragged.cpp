@@ -2,7 +2,7 @@
 // spec      gemm[x: f32(M,77), w: uint8:channel:f32:zero@lane16(33,77)] -> f32(M,33)
 // schedule  direct(dot=f32,m_r=6,n_r=4,m_chunk=96,prefetch=8192)
 // target    cpp:avx512_bf16
-// recipe    gemm.cpp.direct, template 5c1310b01994bc5d
+// recipe    gemm.cpp.direct, template 42a0ae764e04f52a
 // flags     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512 -mavx512bf16
 // storage   w: lane16, 6464 bytes; maps to bits:
 //             codes (n,k) -> 0 + ((16,4,1),((2,2),24,1)):((32,512,51712),((16,8),2048,51712))
@@ -349,6 +349,8 @@ static __attribute__((noinline)) void tile(const Step* x, Slab slab, float* c, i
 #pragma GCC unroll 16
       for (int v = 0; v < NRT; ++v) acc[p][m][v] = vf{};
 
+  if (FETCH && v0 == 0)  // what lies behind a group's codes, as far ahead as they are
+    for (int64_t b = SCALES_AT; b < GROUP_BYTES; b += 64) __builtin_prefetch(slab.group + PREFETCH + b, 0, 3);
   const uint8_t* codes = slab.codes + v0 * LANES * 4;
   Operand* w = panel + v0;
   c += v0 * LANES;

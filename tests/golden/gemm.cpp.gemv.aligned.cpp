@@ -2,7 +2,7 @@
 // spec      gemm[x: bf16(M,512), w: int4:g128@lane16(256,512)] -> bf16(M,256)
 // schedule  gemv(dot=bf16,n_r=4,sums=13,prefetch=8192,k_splits=1)
 // target    cpp:avx512_bf16
-// recipe    gemm.cpp.gemv, template d566e86ddc5942e7
+// recipe    gemm.cpp.gemv, template cb8bd6086b420f99
 // flags     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512 -mavx512bf16
 // storage   w: lane16, 67584 bytes; maps to bits:
 //             codes (n,k) -> 0 + ((16,4,4),((2,4),16,4)):((32,512,135168),((16,4),2048,33792))
@@ -31,7 +31,7 @@ constexpr int64_t BLOCK_BYTES = 16896, WORD_BYTES = 256;
 constexpr int64_t GROUP_K = 128, GROUP_BYTES = 4224, SCALES_AT = 4096, ZEROS_AT = 0;
 constexpr int64_t PADDED_K = 512;
 constexpr int64_t SLAB_K = 128;              // k between two updates of the float32 result
-constexpr int64_t PREFETCH = 8192;    // bytes ahead of the codes being read
+constexpr int64_t PREFETCH = 8448;    // bytes ahead of the codes being read
 
 // Vocabulary of AVX-512 with BF16: one step multiplies a pair of bf16 k by vdpbf16ps.
 #define VEC_BYTES 64
@@ -359,6 +359,8 @@ static __attribute__((noinline)) void tile(const Step* x, Slab slab, float* c, i
 #pragma GCC unroll 16
       for (int v = 0; v < NRT; ++v) acc[p][m][v] = vf{};
 
+  if (FETCH && v0 == 0)  // what lies behind a group's codes, as far ahead as they are
+    for (int64_t b = SCALES_AT; b < GROUP_BYTES; b += 64) __builtin_prefetch(slab.group + PREFETCH + b, 0, 3);
   const uint8_t* codes = slab.codes + v0 * LANES * 4;
   Operand* w = panel + v0;
   c += v0 * LANES;
@@ -484,11 +486,16 @@ template <int ROWS> static void rows_of(const Call& a, int64_t row0, int64_t thr
   const bool as_is = STEP_IS<X> && ROWS == 1 && PADDED_K == K;
   if (as_is) packed = (Step*)(a.x + row0 * a.ldx);
   else for (int64_t s = 0; s < SLABS; ++s) pack_rows(a, packed + s * (SLAB_K / K_STEP) * ROWS, s, row0, ROWS);
+  constexpr int64_t WORK = BLOCKS * K_SPLITS;
+  int64_t tail = threads > 1 ? WORK - WORK / 4 : WORK;  // what lies behind goes to whoever is free: threads run unevenly
+  const int64_t fixed = tail;
 #pragma omp parallel num_threads(threads)
   {
     const int64_t t = omp_get_thread_num(), count = omp_get_num_threads();
-    constexpr int64_t WORK = BLOCKS * K_SPLITS;
-    for (int64_t u = WORK * t / count; u < WORK * (t + 1) / count; ++u) {
+    const int64_t mine = fixed * (t + 1) / count;
+    for (int64_t u = fixed * t / count;; ++u) {
+      if (u >= mine) u = __atomic_fetch_add(&tail, 1, __ATOMIC_RELAXED);
+      if (u >= WORK) break;
       const int64_t block = u / K_SPLITS, part = u % K_SPLITS;
       float own[ROWS * BLOCK_N];
       float* c = K_SPLITS == 1 ? own : parts + (part * BLOCKS + block) * ROWS * BLOCK_N;

@@ -2,7 +2,7 @@
 // spec      gemm[x: f32(M,77), w: uint8:channel:f32:zero@lane16(33,77)] -> f32(M,33)
 // schedule  gemv(dot=f32,n_r=4,sums=13,prefetch=8192,k_splits=1)
 // target    cpp:avx512_bf16
-// recipe    gemm.cpp.gemv, template d566e86ddc5942e7
+// recipe    gemm.cpp.gemv, template cb8bd6086b420f99
 // flags     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512 -mavx512bf16
 // storage   w: lane16, 6464 bytes; maps to bits:
 //             codes (n,k) -> 0 + ((16,4,1),((2,2),24,1)):((32,512,51712),((16,8),2048,51712))
@@ -348,6 +348,8 @@ static __attribute__((noinline)) void tile(const Step* x, Slab slab, float* c, i
 #pragma GCC unroll 16
       for (int v = 0; v < NRT; ++v) acc[p][m][v] = vf{};
 
+  if (FETCH && v0 == 0)  // what lies behind a group's codes, as far ahead as they are
+    for (int64_t b = SCALES_AT; b < GROUP_BYTES; b += 64) __builtin_prefetch(slab.group + PREFETCH + b, 0, 3);
   const uint8_t* codes = slab.codes + v0 * LANES * 4;
   Operand* w = panel + v0;
   c += v0 * LANES;
@@ -473,11 +475,16 @@ template <int ROWS> static void rows_of(const Call& a, int64_t row0, int64_t thr
   const bool as_is = STEP_IS<X> && ROWS == 1 && PADDED_K == K;
   if (as_is) packed = (Step*)(a.x + row0 * a.ldx);
   else for (int64_t s = 0; s < SLABS; ++s) pack_rows(a, packed + s * (SLAB_K / K_STEP) * ROWS, s, row0, ROWS);
+  constexpr int64_t WORK = BLOCKS * K_SPLITS;
+  int64_t tail = threads > 1 ? WORK - WORK / 4 : WORK;  // what lies behind goes to whoever is free: threads run unevenly
+  const int64_t fixed = tail;
 #pragma omp parallel num_threads(threads)
   {
     const int64_t t = omp_get_thread_num(), count = omp_get_num_threads();
-    constexpr int64_t WORK = BLOCKS * K_SPLITS;
-    for (int64_t u = WORK * t / count; u < WORK * (t + 1) / count; ++u) {
+    const int64_t mine = fixed * (t + 1) / count;
+    for (int64_t u = fixed * t / count;; ++u) {
+      if (u >= mine) u = __atomic_fetch_add(&tail, 1, __ATOMIC_RELAXED);
+      if (u >= WORK) break;
       const int64_t block = u / K_SPLITS, part = u % K_SPLITS;
       float own[ROWS * BLOCK_N];
       float* c = K_SPLITS == 1 ? own : parts + (part * BLOCKS + block) * ROWS * BLOCK_N;

@@ -18,6 +18,8 @@ static __attribute__((noinline)) void tile(const Step* x, Slab slab, float* c, i
 #pragma GCC unroll 16
       for (int v = 0; v < NRT; ++v) acc[p][m][v] = vf{};
 
+  if (FETCH && v0 == 0)  // what lies behind a group's codes, as far ahead as they are
+    for (int64_t b = SCALES_AT; b < GROUP_BYTES; b += 64) __builtin_prefetch(slab.group + PREFETCH + b, 0, 3);
   const uint8_t* codes = slab.codes + v0 * LANES * 4;
   Operand* w = panel + v0;
   c += v0 * LANES;
