@@ -41,7 +41,7 @@ class DType:
         torch: The attribute of the torch module.
         cpp: The type in emitted C++ (16-bit types are defined by the emitted library).
         triton: The name under `triton.language`.
-        cuda: The type in emitted CUDA.
+        cuda: The type in emitted CUDA (16-bit types are defined by the emitted library).
     """
 
     name: str
@@ -99,8 +99,8 @@ _ROWS = (
     #     name   bits kind man exp numpy      torch       C++         triton      CUDA
     DType("f64", 64, _F, 52, 11, "float64", "float64", "double", "float64", "double"),
     DType("f32", 32, _F, 23, 8, "float32", "float32", "float", "float32", "float"),
-    DType("bf16", 16, _F, 7, 8, "uint16", "bfloat16", "bf16", "bfloat16", "__nv_bfloat16"),
-    DType("f16", 16, _F, 10, 5, "float16", "float16", "f16", "float16", "__half"),
+    DType("bf16", 16, _F, 7, 8, "uint16", "bfloat16", "bf16", "bfloat16", "bf16"),
+    DType("f16", 16, _F, 10, 5, "float16", "float16", "f16", "float16", "f16"),
     DType("i8", 8, _I, 0, 0, "int8", "int8", "int8_t", "int8", "int8_t"),
     DType("i16", 16, _I, 0, 0, "int16", "int16", "int16_t", "int16", "int16_t"),
     DType("i32", 32, _I, 0, 0, "int32", "int32", "int32_t", "int32", "int32_t"),

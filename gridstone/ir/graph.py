@@ -37,19 +37,19 @@ class Node:
         name: Unique in its graph.
         target: Normalised op, such as `aten.linear`; `INPUT` or `OUTPUT` for the ends.
         arguments: Values, constants, or nested tuples of them, defaults filled in.
-        shape: Extents of the result where known; None for a symbolic one. Empty for a result that is no tensor.
+        shape: Extents of the result, the text of a symbolic one. Empty for a result that is no tensor.
         dtype: torch's name of the result's dtype, or empty.
     """
 
     name: str
     target: str
     arguments: tuple[Argument, ...] = ()
-    shape: tuple[int | None, ...] = ()
+    shape: tuple[int | str, ...] = ()
     dtype: str = ""
 
     def __str__(self) -> str:
         arguments = ", ".join(_show(argument) for argument in self.arguments)
-        extents = ",".join("?" if e is None else str(e) for e in self.shape)
+        extents = ",".join(map(str, self.shape))
         return f"%{self.name} = {self.target}({arguments}) : {self.dtype}({extents})"
 
 

@@ -4,7 +4,7 @@ A stored matrix is one buffer of 32-bit little-endian words. Its parts (planes o
 `Field`s: a `Layout` from (n, k) to a bit address. Packing, unpacking, partial decoding and re-packing all read the
 same layouts, broken down once into `Move`s: strided copies of one bit field, which NumPy and torch run alike.
 
-Two storages exist for the CPU:
+Three storages exist:
 
 - `dense`: row after row, codes as one LSB-first bit stream along K (rows padded to 32 codes), then all scales, then
   all zero points (one byte each), every part starting at a multiple of 64 bytes. The exchange form.
@@ -14,6 +14,12 @@ Two storages exist for the CPU:
   half, so that shifting a vector of words by j * width leaves the pair (k=2j, k=2j+1) in the low bits of each 16-bit
   half: the operand order of the bf16 dot product, and one `vpermw` away from it. Widths that do not divide 32 are cut
   into planes of 4, 2 and 1 bits, low plane first.
+- `mma16`: what every GPU kernel reads. The codes lie in the order in which the lanes of a warp hold the A operand of
+  mma.m16n8k16 (`ir/fragment.py`), which is also how a warp holds its 16 rows of wgmma's: a chunk is 16 rows of n by as
+  many k as make 16 bytes a lane, so that one load brings a lane what it multiplies, with no exchange between lanes. In
+  a word the two k of a register lie 16 bits apart (8 for codes of 8 bits), so that a mask after a shift leaves a
+  register's pair. Chunks follow each other along n, then k. Then come all scales, n fastest, then all zero points.
+  Rows are padded to 16, columns to the longest chunk; padded groups have scales of zero.
 """
 
 from __future__ import annotations
@@ -34,6 +40,9 @@ WORD = 32
 BLOCK_N = 64
 LANES = 16
 ZERO_BITS = 8
+MMA_ROWS = 16
+LANE_BITS = 128  # of a chunk of `mma16`: one load of a lane
+CHUNK_BITS = 32 * LANE_BITS
 
 Words = npt.NDArray[np.uint32]
 
@@ -72,10 +81,11 @@ class Storage:
     """The stored form of one (n, k) matrix in one format.
 
     Args:
-        name: `dense` or `lane16`.
+        name: `dense`, `lane16` or `mma16`.
         format: What the values mean.
         n, k: Logical shape.
         rows, columns: Padded shape of the codes.
+        groups: Scale groups of a row as stored, padded ones included.
         codes: Planes of the code, low bits first.
         scales, zeros: Fields over (row, group).
         bits: Size of the buffer in bits, a multiple of 512.
@@ -87,6 +97,7 @@ class Storage:
     k: int
     rows: int
     columns: int
+    groups: int
     codes: tuple[Field, ...]
     scales: Field
     zeros: Field | None
@@ -131,6 +142,7 @@ def _dense(fmt: Format, n: int, k: int) -> Storage:
         k,
         n,
         columns,
+        groups,
         (Field(0, 0, fmt.bits, Layout((n, (WORD, columns // WORD)), (row_bits, (fmt.bits, WORD * fmt.bits)))),),
         Field(scales, 0, fmt.scale.bits, Layout((n, groups), (groups * fmt.scale.bits, fmt.scale.bits))),
         Field(zeros, 0, ZERO_BITS, Layout((n, groups), (groups * ZERO_BITS, ZERO_BITS))) if fmt.zero else None,
@@ -164,6 +176,7 @@ def _lane16(fmt: Format, n: int, k: int) -> Storage:
         k,
         rows,
         columns,
+        groups,
         tuple(
             Field(
                 start,
@@ -182,7 +195,60 @@ def _lane16(fmt: Format, n: int, k: int) -> Storage:
     )
 
 
-STORAGES = {"dense": _dense, "lane16": _lane16}
+def chunk_k(width: int) -> int:
+    """Return the k of an `mma16` chunk of a plane: 16 rows of them are 16 bytes for each lane of a warp."""
+    return CHUNK_BITS // (MMA_ROWS * width)
+
+
+def _mma16(fmt: Format, n: int, k: int) -> Storage:
+    widths = plane_widths(fmt.bits)
+    rows, columns = _round_up(n, MMA_ROWS), _round_up(k, max(chunk_k(width) for width in widths))
+    if fmt.group != CHANNEL:
+        columns = _round_up(columns, fmt.group)
+    groups, blocks = fmt.groups(columns), rows // MMA_ROWS
+    planes: list[Field] = []
+    base = shift = 0
+    for width in widths:
+        # Steps between the elements of a tile within a lane's bits: the pair of a register, rows 8 apart, k 8 apart.
+        pair, rows8, k8 = (WORD // 2, width, 2 * width) if width < 8 else (width, 2 * width, WORD)
+        per_word = max(1, 4 // width)
+        tiles = chunk_k(width) // 16
+        tile = (per_word, tiles // per_word), ((4 * width, WORD) if width < 8 else (8 * width, 2 * WORD))
+        chunks = columns // chunk_k(width)
+        planes.append(
+            Field(
+                base,
+                shift,
+                width,
+                Layout(
+                    ((8, 2, blocks), (2, 4, 2, tile[0], chunks)),
+                    ((4 * LANE_BITS, rows8, CHUNK_BITS), (pair, LANE_BITS, k8, tile[1], blocks * CHUNK_BITS)),
+                ),
+            )
+        )
+        base, shift = base + blocks * chunks * CHUNK_BITS, shift + width
+    zeros = base + _round_up(rows * groups * fmt.scale.bits, 512)
+    end = zeros + (_round_up(rows * groups * ZERO_BITS, 512) if fmt.zero else 0)
+
+    def per_group(width: int) -> Layout:
+        return Layout((rows, groups), (width, rows * width))
+
+    return Storage(
+        "mma16",
+        fmt,
+        n,
+        k,
+        rows,
+        columns,
+        groups,
+        tuple(planes),
+        Field(base, 0, fmt.scale.bits, per_group(fmt.scale.bits)),
+        Field(zeros, 0, ZERO_BITS, per_group(ZERO_BITS)) if fmt.zero else None,
+        end,
+    )
+
+
+STORAGES = {"dense": _dense, "lane16": _lane16, "mma16": _mma16}
 
 
 def storage(name: str, fmt: Format, n: int, k: int) -> Storage:
@@ -308,7 +374,7 @@ def pack(place: Storage, parts: Quantized) -> npt.NDArray[np.uint8]:
     """
     _check(place, parts)
     words = np.zeros(place.words, dtype=np.uint32)
-    groups = place.format.groups(place.k)
+    groups = place.groups
     codes = _padded(parts.codes, place.rows, place.columns, place.format.code.bias)
     if parts.zeros is not None:
         codes[: place.n, place.k :] = parts.zeros[:, -1:]
@@ -332,7 +398,7 @@ def unpack(place: Storage, buffer: npt.NDArray[np.uint8]) -> Quantized:
             "pass the whole flat uint8 buffer that pack returned",
         )
     words = np.ascontiguousarray(buffer).view(np.uint32)
-    groups = place.format.groups(place.k)
+    groups, real = place.groups, place.format.groups(place.k)
     codes = np.zeros((place.rows, place.columns), dtype=np.uint32)
     for field in place.codes:
         _gather(field, words, codes)
@@ -344,7 +410,7 @@ def unpack(place: Storage, buffer: npt.NDArray[np.uint8]) -> Quantized:
     if place.zeros is not None:
         wide = np.zeros((place.rows, groups), dtype=np.uint32)
         _gather(place.zeros, words, wide)
-        zeros = wide[: place.n].astype(np.uint8)
+        zeros = wide[: place.n, :real].astype(np.uint8)
     return Quantized(
-        codes[: place.n, : place.k].astype(np.uint8), decode(dtype, bits.view(dtype.numpy))[: place.n], zeros
+        codes[: place.n, : place.k].astype(np.uint8), decode(dtype, bits.view(dtype.numpy))[: place.n, :real], zeros
     )

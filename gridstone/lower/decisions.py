@@ -146,3 +146,97 @@ class Budget(Decision):
     registers: int
     l1_bytes: int
     l2_bytes: int
+
+
+# ---- of GPU kernels --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WeightChunks(Decision):
+    """Where the parts of a weight in fragment order lie, read off the storage's layouts.
+
+    Args:
+        padded_n, padded_k: Extents as stored.
+        chunk_k: k of one chunk: 16 rows of it are 16 bytes for each lane of a warp.
+        group_k: k of one scale group; all of `padded_k` for per-channel scales.
+        groups: Groups of a row as stored.
+        scales_at, zeros_at: Bytes before the scales and the zero points.
+    """
+
+    padded_n: int
+    padded_k: int
+    chunk_k: int
+    group_k: int
+    groups: int
+    scales_at: int
+    zeros_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTile(Decision):
+    """What a block computes and how its warps share it.
+
+    Args:
+        block_m: Rows of x.
+        block_k: k of one stage.
+        warps_n, warps_k: Warps side by side along n, and sharing a stage's k.
+        tiles_n: 16 rows of the weight each, per warp.
+    """
+
+    block_m: int
+    block_k: int
+    warps_n: int
+    warps_k: int
+    tiles_n: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorCore(Decision):
+    """The element type of both operands of the tensor cores."""
+
+    operand_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class SharedX(Decision):
+    """Permutation of the 16-byte pieces of a row of x in shared memory: piece XOR (row AND mask)."""
+
+    swizzle_mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stages(Decision):
+    """Depth of the pipeline of asynchronous copies."""
+
+    stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class SplitK(Decision):
+    """Blocks that share K, and whether their sums are added in order."""
+
+    k_splits: int
+    ordered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Grid(Decision):
+    """How the kernel is launched, for any number of rows; no template reads it.
+
+    Args:
+        threads: Of a block.
+        shared_bytes: Dynamic shared memory of a block.
+        block_m: Rows of x of a block; the grid has as many blocks along y as cover all rows.
+        blocks_n: Blocks along x.
+        k_splits: Blocks along z.
+        part_floats: float32 sums of scratch for each tile of the grid's x and y; 0 when K is not split.
+        registers: Estimate of the registers of a thread.
+    """
+
+    threads: int
+    shared_bytes: int
+    block_m: int
+    blocks_n: int
+    k_splits: int
+    part_floats: int
+    registers: int

@@ -7,32 +7,40 @@ decision is not among them do not run.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol
 
 from gridstone.ir.dtype import DType
 from gridstone.ir.epilogue import Activation, Bias, Cast, Residual, Scale
 from gridstone.ir.spec import Spec
 from gridstone.ir.storage import BLOCK_N, WORD, Storage, storage
+from gridstone.lower import passes_gpu
 from gridstone.lower.decisions import (
+    BlockTile,
     Budget,
     Buffers,
     Codes,
     Decision,
     Extents,
     Finish,
+    Grid,
     Panel,
     Pipeline,
     RegisterTile,
+    SharedX,
     Slabs,
     Split,
+    SplitK,
+    Stages,
     StreamTile,
+    TensorCore,
     Types,
     Vector,
+    WeightChunks,
     WeightLayout,
 )
 from gridstone.lower.plan import Plan
 from gridstone.lower.schedule import Schedule
-from gridstone.lower.target import Target
+from gridstone.lower.target import Language, Target
 from gridstone.lower.verify import verify
 
 CHANNEL_SLAB = 256  # k between two updates of the result where scales do not cut K
@@ -112,8 +120,10 @@ def types(plan: Plan, schedule: CpuGemm) -> Types:
     out = spec.output.dtype
     w = spec.input("w")
 
+    language = plan.target.language
+
     def spelled(dtype: DType) -> str:
-        return dtype.cpp
+        return dtype.cuda if language is Language.CUDA else dtype.triton if language is Language.TRITON else dtype.cpp
 
     return Types(
         spelled(spec.input("x").dtype),
@@ -205,8 +215,10 @@ def panel(plan: Plan, schedule: CpuGemm) -> Panel:
 
 
 def pipeline(plan: Plan, schedule: CpuGemm) -> Pipeline:
-    """As the schedule says."""
-    return Pipeline(schedule.prefetch)
+    """As the schedule says, in whole groups: otherwise the lines around a group's scales would never be asked for."""
+    group = plan.the(WeightLayout).group_bytes
+    whole = -(-schedule.prefetch // group) * group if 0 < group <= schedule.prefetch else schedule.prefetch
+    return Pipeline(whole)
 
 
 def split(plan: Plan, schedule: CpuGemm) -> Split:
@@ -249,7 +261,7 @@ def budget(plan: Plan, schedule: CpuGemm) -> Budget:
     return Budget(registers, tile_x + panel_bytes + result, tile_x + panel_bytes + result + layout.block_bytes)
 
 
-Pass = tuple[type[Decision], Callable[[Plan, CpuGemm], Decision]]
+Pass = tuple[type[Decision], Callable[[Plan, Any], Decision]]  # each knows the schedules that ask for its decision
 
 PASSES: tuple[Pass, ...] = (
     (Extents, extents),
@@ -266,6 +278,13 @@ PASSES: tuple[Pass, ...] = (
     (Split, split),
     (Finish, finish),
     (Budget, budget),
+    (WeightChunks, passes_gpu.weight_chunks),
+    (BlockTile, passes_gpu.block_tile),
+    (TensorCore, passes_gpu.tensor_core),
+    (SharedX, passes_gpu.shared_x),
+    (Stages, passes_gpu.stages),
+    (SplitK, passes_gpu.split_k),
+    (Grid, passes_gpu.grid),
 )
 
 
@@ -283,11 +302,11 @@ def lower(spec: Spec, schedule: Schedule, target: Target, watch: Callable[[str, 
     """
     plan = Plan(spec, schedule, target)
     needed: tuple[type[Decision], ...] = schedule.decisions
-    wanted = (*needed, Budget) if needed else ()
+    wanted = (*needed, Budget) if needed and target.language is Language.CPP else needed
     for kind, run in PASSES:
         if kind not in wanted:
             continue
-        plan = Plan(spec, schedule, target, (*plan.decisions, run(plan, cast(CpuGemm, schedule))))
+        plan = Plan(spec, schedule, target, (*plan.decisions, run(plan, schedule)))
         verify(plan)
         if watch is not None:
             watch(run.__name__, plan)

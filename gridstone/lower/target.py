@@ -1,7 +1,8 @@
 """Targets: facts about what a kernel is emitted for. Data only; what acts on them are the toolchains.
 
-A target is written `language:arch`. Rates are per core and nominal: they rank schedules and give floors where nothing
-was measured. Anything reported as a share of a limit uses limits measured on the machine at hand.
+A target is written `language:arch`. Rates are nominal, per core of a CPU and for the whole of a GPU: they rank
+schedules and give floors where nothing was measured. Anything reported as a share of a limit uses limits measured on
+the machine at hand.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ class Language(Enum):
     """What the emitted text is written in."""
 
     CPP = "cpp"
+    TRITON = "triton"
+    CUDA = "cuda"
     LIBRARY = "library"
 
 
@@ -27,15 +30,17 @@ class Target:
         language: Language of the emitted source.
         arch: Instruction set or GPU architecture.
         storage: Name of the storage that the recipes for quantised weights read.
-        vector_bits: Width of a vector register.
-        registers: Number of vector registers.
-        l1_bytes, l2_bytes: Data caches of one core.
+        vector_bits: Width of a vector register, or of the widest access of a GPU's thread.
+        registers: Number of vector registers, or 32-bit registers that a GPU's thread can have.
+        l1_bytes: Data cache of one core, or shared memory that a GPU's block can have.
+        l2_bytes: Second cache of one core, or the cache that all of a GPU shares.
         line_bytes: Cache line.
-        bandwidth: Bytes per second that one core reads from memory.
-        f32_flops: float32 multiply-add flops per second of one core.
-        bf16_flops: bf16 dot product flops per second of one core; 0 where there is no such instruction.
+        bandwidth: Bytes per second that one core, or a GPU, reads from memory.
+        f32_flops: float32 multiply-add flops per second.
+        bf16_flops: bf16 dot product flops per second; 0 where there is no such instruction.
         cpu_flags: Features that the CPU must have, as Linux names them.
         flags: Compiler flags that switch exactly these features on.
+        sms: Multiprocessors of a GPU; 0 for a CPU.
     """
 
     language: Language
@@ -51,6 +56,7 @@ class Target:
     bf16_flops: float
     cpu_flags: frozenset[str]
     flags: tuple[str, ...]
+    sms: int = 0
 
     def __str__(self) -> str:
         return f"{self.language.value}:{self.arch}"
@@ -62,7 +68,8 @@ _FLAGS_AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _FLAGS_AVX512 = (*_FLAGS_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512")
 
 _CPU_CACHES = (48 << 10, 1 << 20, 64)
-_CPP, _LIB = Language.CPP, Language.LIBRARY
+_CPP, _LIB, _TRITON, _CUDA = Language.CPP, Language.LIBRARY, Language.TRITON, Language.CUDA
+_NONE: frozenset[str] = frozenset()
 _ROWS = (
     #      lang  arch           storage  bits regs caches         B/s    f32      bf16     features and flags
     Target(_CPP, "avx512_bf16", "lane16", 512, 32, *_CPU_CACHES, 42e9, 284e9, 572e9,
@@ -70,6 +77,15 @@ _ROWS = (
     Target(_CPP, "avx512", "lane16", 512, 32, *_CPU_CACHES, 42e9, 284e9, 0.0, _AVX512, _FLAGS_AVX512),
     Target(_CPP, "avx2", "lane16", 256, 16, *_CPU_CACHES, 42e9, 142e9, 0.0, _AVX2, _FLAGS_AVX2),
     Target(_CPP, "generic", "lane16", 128, 16, *_CPU_CACHES, 30e9, 30e9, 0.0, frozenset(), ()),
+    #                              of A100 80GB, L40S, H200, H200, B200
+    Target(_TRITON, "sm_80", "mma16", 128, 255, 166912, 40 << 20, 128, 2.0e12, 19.5e12, 312e12, _NONE, (), 108),
+    Target(_TRITON, "sm_89", "mma16", 128, 255, 101376, 96 << 20, 128, 0.86e12, 91e12, 362e12, _NONE, (), 142),
+    Target(_TRITON, "sm_90", "mma16", 128, 255, 232448, 50 << 20, 128, 4.8e12, 67e12, 790e12, _NONE, (), 132),
+    Target(_TRITON, "sm_100", "mma16", 128, 255, 232448, 126 << 20, 128, 8.0e12, 80e12, 2250e12, _NONE, (), 148),
+    Target(_CUDA, "sm_80", "mma16", 128, 255, 166912, 40 << 20, 128, 2.0e12, 19.5e12, 312e12, _NONE, (), 108),
+    Target(_CUDA, "sm_89", "mma16", 128, 255, 101376, 96 << 20, 128, 0.86e12, 91e12, 362e12, _NONE, (), 142),
+    Target(_CUDA, "sm_90", "mma16", 128, 255, 232448, 50 << 20, 128, 4.8e12, 67e12, 790e12, _NONE, (), 132),
+    Target(_CUDA, "sm_90a", "mma16", 128, 255, 232448, 50 << 20, 128, 4.8e12, 67e12, 790e12, _NONE, (), 132),
     Target(_LIB, "torch", "lane16", 512, 32, *_CPU_CACHES, 42e9, 284e9, 572e9, frozenset(), ()),
 )  # fmt: skip
 TARGETS = {str(row): row for row in _ROWS}

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from gridstone.ir.errors import ScheduleError
-from gridstone.lower.decisions import Budget, Codes, Decision, RegisterTile, Slabs, Split, StreamTile, WeightLayout
+from gridstone.lower.decisions import (
+    Budget,
+    Codes,
+    Decision,
+    Grid,
+    RegisterTile,
+    Slabs,
+    Split,
+    StreamTile,
+    WeightChunks,
+    WeightLayout,
+)
 from gridstone.lower.plan import Plan
 from gridstone.lower.schedule import print_schedule
 
@@ -39,5 +50,11 @@ def _problem(plan: Plan, decision: Decision) -> str:
             return "K is split into no parts"
         case Budget(registers, _, _) if registers > plan.target.registers:
             return f"the innermost loop needs {registers} vector registers of {plan.target.registers}"
+        case WeightChunks() if decision.padded_k % decision.chunk_k or decision.padded_k % decision.groups:
+            return "K as stored is not a whole number of chunks and groups"
+        case Grid() if decision.shared_bytes > plan.target.l1_bytes:
+            return f"a block needs {decision.shared_bytes} bytes of shared memory of {plan.target.l1_bytes}"
+        case Grid() if decision.registers > plan.target.registers or decision.threads > 1024:
+            return f"{decision.threads} threads of about {decision.registers} registers"
         case _:
             return ""

@@ -17,15 +17,16 @@ from jinja2 import meta, nodes
 from gridstone.ir.errors import TemplateError
 from gridstone.ir.storage import storage
 from gridstone.ir.text import print_spec
-from gridstone.lower.decisions import Decision
+from gridstone.lower.decisions import Decision, Grid, SplitK
 from gridstone.lower.plan import Plan
 from gridstone.lower.schedule import Schedule, print_schedule
 from gridstone.lower.target import Language
 from gridstone.templates.recipe import Recipe
-from gridstone.templates.source import Origin, Source
+from gridstone.templates.source import Launch, Origin, Source
 
 HEADER = "header"
-_LINE_STATEMENT = {Language.CPP: "//%"}
+_LINE_STATEMENT = {Language.CPP: "//%", Language.CUDA: "//%", Language.TRITON: "#%"}
+_COMMENT = {Language.CPP: "//", Language.CUDA: "//", Language.TRITON: "#"}
 
 
 @cache
@@ -146,7 +147,15 @@ def render(recipe: Recipe[Schedule], plan: Plan) -> Source:
         )
         if recipe.template:
             template = environment(recipe.language).get_template(recipe.template)
-            text = template.render(**values, **{HEADER: _header(origin, plan, "//")})
+            text = template.render(**values, **{HEADER: _header(origin, plan, _COMMENT[recipe.language])})
     except jinja2.TemplateError as error:
         raise TemplateError(f"{recipe.template}: {error}", "the recipe and its template must agree") from error
-    return Source(text, recipe.language, entry, recipe.params, recipe.launch, origin)
+    return Source(text, recipe.language, entry, recipe.params, _launch(recipe, plan), origin)
+
+
+def _launch(recipe: Recipe[Schedule], plan: Plan) -> Launch:
+    """Return how the kernel is started; a GPU's grid and the order of its sums are the schedule's."""
+    if Grid not in plan.schedule.decisions:
+        return recipe.launch
+    split = plan.the(SplitK)
+    return Launch(recipe.launch.scratch_entry, split.ordered or split.k_splits == 1, plan.the(Grid))

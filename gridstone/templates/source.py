@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from gridstone.lower.decisions import Grid
 from gridstone.lower.target import Language
 
 
@@ -16,6 +17,8 @@ class ParamKind(Enum):
     ROWS = "rows"  # number of rows of the activations
     THREADS = "threads"  # threads that the kernel may use
     SCRATCH = "scratch"  # address of the scratch of this call
+    TICKETS = "tickets"  # address of one zeroed 32-bit counter per tile of a GPU's grid, left zero
+    PARTS = "parts"  # address of the float32 sums that a GPU's blocks share, zeroed where their order is free
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,12 @@ class Launch:
     Args:
         scratch_entry: Name of the function (rows, threads) -> bytes of scratch of one call; empty for none.
         deterministic: Whether two calls on equal inputs give equal bits.
+        grid: Of a GPU kernel.
     """
 
     scratch_entry: str
     deterministic: bool
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from gridstone.ir.dtype import bf16, f16, f32, f64
 from gridstone.ir.errors import FormatError
-from gridstone.ir.format import CHANNEL, CODES, GROUPS, SCALES, Format, Quantized, dequantize, parse_format
+from gridstone.ir.format import (
+    CHANNEL,
+    CODES,
+    GROUPS,
+    SCALES,
+    Format,
+    Quantized,
+    complete_format,
+    dequantize,
+    parse_format,
+)
 
 FORMATS = [
     Format(code, group, scale, zero)
@@ -59,11 +69,18 @@ def test_stored_bits_per_weight() -> None:
     ("text", "message"),
     [
         ("int44:g128", "did you mean int4"),
-        ("int4", "does not state its group"),
+        ("int4", "does not state its group (write int4:g128 or int4:channel)"),
+        ("int4:zero:f32", "does not state its group (write int4:g128:f32:zero or int4:channel:f32:zero)"),
         ("int4:g17", "group size 17 is not supported"),
         ("int4:g0", "group size 0 is not supported"),
         ("int4:g128:f8", "unknown part 'f8'"),
-        ("int4:g128:g64", "unknown part 'g64'"),
+        ("int4:g128:g64", "states its group twice: 'g128' and 'g64' (leave one of them out)"),
+        ("int4:channel:g64", "states its group twice: 'channel' and 'g64'"),
+        ("int4:g64:f32:f32", "states its scale dtype twice: 'f32' and 'f32'"),
+        ("int4:g64:zero:zero", "states its zero points twice"),
+        ("int4:g032", "unknown part 'g032'"),
+        ("int\uff14:g128", "unknown format"),
+        ("int4:g128\xa0", "unknown part"),
         ("int4:g128:zeros", "did you mean zero"),
         ("int4:g\u00b2", "unknown part"),
         ("int4:g" + "9" * 5000, "unknown part"),
@@ -74,6 +91,24 @@ def test_a_bad_text_is_refused_with_its_reason(text: str, message: str) -> None:
     with pytest.raises(FormatError) as caught:
         parse_format(text)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "completed"),
+    [
+        ("int4", "int4:g64:f32"),
+        ("int4:zero", "int4:g64:f32:zero"),
+        ("int4:f16", "int4:g64"),
+        ("int4:zero:bf16", "int4:g64:bf16:zero"),
+        ("int4:g32", "int4:g32"),
+        ("int4:channel:zero", "int4:channel:zero"),
+    ],
+)
+def test_what_a_text_leaves_out_may_be_given_beside_it(text: str, completed: str) -> None:
+    """A text with a group is a whole format: it means the same here and in `parse_format`."""
+    assert str(complete_format(text, 64, f32)) == completed
+    with pytest.raises(FormatError, match="group size 17 is not supported"):
+        complete_format("int4:zero", 17, f32)
 
 
 def test_a_bad_shape_is_refused_with_a_remedy() -> None:

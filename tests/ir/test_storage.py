@@ -125,7 +125,45 @@ def write_lane16(fmt: Format, parts: Quantized) -> Bits:
     return np.packbits(np.where(buffer == 2, 0, buffer), bitorder="little")
 
 
-WRITERS = {"dense": write_dense, "lane16": write_lane16}
+def write_mma16(fmt: Format, parts: Quantized) -> Bits:
+    """Chunks of 16 rows, 512 bytes, one after the other along n, then along k; then [scales][zero points], n fastest.
+
+    Lane l of a warp has 16 bytes of a chunk. They hold tiles of 16 k; of a tile, lane l has rows l // 4 and 8 more,
+    and k 2 (l % 4), the next, and both 8 further on.
+    """
+    n, k = parts.codes.shape
+    planes = [width for width in (8, 4, 2, 1) if fmt.bits & width]
+    rows, columns = up(n, 16), up(k, 256 // min(planes))
+    columns = columns if fmt.group == CHANNEL else up(columns, fmt.group)
+    groups = 1 if fmt.group == CHANNEL else columns // fmt.group
+    scales_at = rows * columns * fmt.bits
+    zeros_at = scales_at + up(rows * groups * fmt.scale.bits, 512)
+    buffer = np.full(zeros_at + (up(rows * groups * 8, 512) if fmt.zero else 0), 2, np.uint8)
+    codes = padded_codes(fmt, parts, rows, columns)
+    row, column = grid(rows, columns)
+    lane = row % 8 * 4 + column % 8 // 2
+    start = low = 0
+    for width in planes:
+        length = 256 // width  # k of a chunk
+        chunk = column // length * (rows // 16) + row // 16
+        tile = column % length // 16
+        second, upper, far = column % 2, row % 16 // 8, column % 16 // 8
+        if width == 8:
+            bit = tile * 64 + far * 32 + upper * 16 + second * 8
+        else:
+            word, place = tile * width // 4, tile % (4 // width)
+            bit = word * 32 + second * 16 + (upper + 2 * far + 4 * place) * width
+        put(buffer, start + chunk * 4096 + lane * 128 + bit, codes, low, width)
+        start, low = start + rows * columns * width, low + width
+    row, column = grid(rows, groups)
+    scales = padded(bits_of_scales(fmt, parts.scales), rows, groups, 0)
+    put(buffer, scales_at + (column * rows + row) * fmt.scale.bits, scales, 0, fmt.scale.bits)
+    if parts.zeros is not None:
+        put(buffer, zeros_at + (column * rows + row) * 8, padded(parts.zeros, rows, groups, 0), 0, 8)
+    return np.packbits(np.where(buffer == 2, 0, buffer), bitorder="little")
+
+
+WRITERS = {"dense": write_dense, "lane16": write_lane16, "mma16": write_mma16}
 
 
 def shape_for(fmt: Format, turn: int) -> tuple[int, int]:
@@ -214,7 +252,7 @@ def test_padding_decodes_to_zero(name: str, text: str) -> None:
     n, k = (70, 45) if fmt.group == CHANNEL else (70, 96)
     parts, place = draw(fmt, n, k, 1), storage(name, fmt, n, k)
     bits = np.unpackbits(pack(place, parts), bitorder="little")
-    groups = fmt.groups(k)
+    groups = place.groups
 
     def read(field: Field, columns: int) -> npt.NDArray[np.int64]:
         at = addresses(field, place.rows, columns)

@@ -16,7 +16,8 @@ def test_every_target_reads_back_what_it_prints():
 @pytest.mark.parametrize(
     ("text", "suggestion"),
     [("cpp:avx521", "did you mean .*cpp:avx512"), ("avx2", "cpp:avx2"), ("cpp:avx512_bf", "cpp:avx512_bf16"),
-     ("cuda:sm_90", "known: cpp:avx512_bf16, .*library:torch"), ("", "known: ")],
+     ("opencl:gfx942", "known: cpp:avx512_bf16, .*library:torch"), ("cuda:sm90", "did you mean .*cuda:sm_90"),
+     ("", "known: ")],
 )  # fmt: skip
 def test_an_unknown_target_suggests_the_nearest(text, suggestion):
     with pytest.raises(
