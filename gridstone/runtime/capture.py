@@ -7,6 +7,7 @@ tensors, by a tracer that records ATen calls; each of them remembers which of Dy
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ import torch.fx
 import torch.utils._pytree as pytree
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from gridstone.ir.graph import Graph
-from gridstone.runtime.aten import record, to_graph
+from gridstone.ir.graph import Graph, references
+from gridstone.runtime.aten import MUTATES, record, to_graph
 from gridstone.runtime.dynamo_node import example, packed_inputs
 from gridstone.runtime.interpret import Interpreter
 from gridstone.runtime.tensors import QuantTensor
@@ -51,6 +52,29 @@ class Captured:
     packed: Mapping[torch.fx.Node, torch.fx.Node]
     results: Mapping[torch.fx.Node, tuple[str | None, ...]]
     opaque: Mapping[torch.fx.Node, str]
+
+    def lasts(self, operand: str, root: str) -> bool:
+        """Whether a value is still what it is when gradients are computed that a fused call at `root` is a part of.
+
+        An activation's gradient is computed from the operands of the layer, while an unfused one keeps the product.
+        """
+        given = self.values.get(root)
+        if given is None or not example(given).requires_grad:
+            return True
+        memory = _memory(self.recorded[operand])
+        later = itertools.islice(self.graph.nodes.values(), list(self.graph.nodes).index(root) + 1, None)
+        changes = [node for node in later if node.target.endswith(("_", MUTATES))]
+        changed = {name for node in changes for name in references(node.arguments) if name in self.recorded}
+        return memory is not None and memory not in {_memory(self.recorded[name]) for name in changed}
+
+
+def _memory(call: torch.fx.Node) -> int | None:
+    """Return what tells the memory of a recorded value from that of others, if it is a tensor with memory."""
+    value = call.meta.get("val")
+    try:
+        return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
+    except NotImplementedError:  # a sparse tensor
+        return None
 
 
 def capture(module: torch.fx.GraphModule) -> Captured:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -13,6 +13,7 @@ from gridstone.runtime.aten import MUTATES, record, to_graph
 from gridstone.runtime.patterns.linear import BASES, EPILOGUES, Pattern
 
 COMMUTATIVE = ("aten.add", "aten.mul")
+Lasts = Callable[[str, str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def _unify_all(
     return state
 
 
-def linear_at(graph: Graph, root: str, taken: Set[str] = frozenset()) -> LinearMatch | None:
+def linear_at(graph: Graph, root: str, taken: Set[str], lasts: Lasts) -> LinearMatch | None:
     """Return the linear layer whose product is computed at a node, with the epilogues that are not taken yet."""
     for pattern in BASES:
         found = find(pattern, graph, root)
@@ -142,13 +143,13 @@ def linear_at(graph: Graph, root: str, taken: Set[str] = frozenset()) -> LinearM
         match = LinearMatch(
             root, found.nodes, found.inputs["x"], found.inputs["w"], bias, transposed=pattern.role == "transposed"
         )
-        return _with_epilogues(graph, match, taken)
+        return _with_epilogues(graph, match, taken, lasts)
     return None
 
 
-def _with_epilogues(graph: Graph, match: LinearMatch, taken: Set[str]) -> LinearMatch:
+def _with_epilogues(graph: Graph, match: LinearMatch, taken: Set[str], lasts: Lasts) -> LinearMatch:
     while True:
-        longer = _next_epilogue(graph, match)
+        longer = _next_epilogue(graph, match, lasts)
         if longer is None or longer.nodes & taken or _mutates_between(graph, match.root, longer.root):
             return match
         match = longer
@@ -160,7 +161,7 @@ def _mutates_between(graph: Graph, first: str, last: str) -> bool:
     return any(graph[name].target.endswith(("_", MUTATES)) for name in names[names.index(first) : names.index(last)])
 
 
-def _next_epilogue(graph: Graph, match: LinearMatch) -> LinearMatch | None:
+def _next_epilogue(graph: Graph, match: LinearMatch, lasts: Lasts) -> LinearMatch | None:
     """Return the match extended by one epilogue, in the order bias, activation, residual."""
     if match.residual is not None:
         return None
@@ -186,7 +187,8 @@ def _next_epilogue(graph: Graph, match: LinearMatch) -> LinearMatch | None:
                 if residual == match.root or not _same_type(graph[residual], graph[match.root]):
                     continue
                 return replace(grown, residual=residual)
-            return replace(grown, activation=pattern.role)
+            if all(lasts(operand, root) for operand in (match.x, match.bias) if operand):
+                return replace(grown, activation=pattern.role)
     return None
 
 
@@ -210,14 +212,20 @@ def _same_type(a: Node, b: Node) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype
 
 
-def linear_matches(graph: Graph) -> list[LinearMatch]:
-    """Return every linear layer of a graph, in order; no node is covered twice."""
+def linear_matches(graph: Graph, lasts: Lasts) -> list[LinearMatch]:
+    """Return every linear layer of a graph, in order; no node is covered twice.
+
+    Args:
+        graph: A captured program.
+        lasts: Whether an operand (first) still has its value when gradients are computed, where there are any, of an
+            activation (second). Where it has not, the activation is not fused.
+    """
     covered: set[str] = set()
     matches: list[LinearMatch] = []
     for name in graph.nodes:
         if name in covered:
             continue
-        match = linear_at(graph, name, covered)
+        match = linear_at(graph, name, covered, lasts)
         if match is not None and not match.nodes & covered:
             covered |= match.nodes
             matches.append(match)

@@ -109,7 +109,8 @@ def _bias_grad(grad: torch.Tensor) -> torch.Tensor:
 def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     x, packed, bias, _, key = inputs
     ctx.key = key
-    ctx.save_for_backward(x if parse_key(key).activation else None, packed, bias)
+    activated = bool(parse_key(key).activation)  # else neither is read: the program may change them before
+    ctx.save_for_backward(x if activated else None, packed, bias if activated else None)
 
 
 def _without_activation(key: str) -> str:
@@ -125,7 +126,7 @@ def _linear_backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         z = torch.ops.gridstone.linear(x, packed, bias, None, _without_activation(ctx.key))
         through = activation_grad(activation, z, grad)
     gx = torch.ops.gridstone.linear_grad(through, packed, ctx.key) if ctx.needs_input_grad[0] else None
-    gb = _bias_grad(through) if bias is not None and ctx.needs_input_grad[2] else None
+    gb = _bias_grad(through) if ctx.needs_input_grad[2] else None
     return gx, None, gb, grad if ctx.needs_input_grad[3] else None, None
 
 
@@ -154,7 +155,7 @@ def _qlinear_fake(
 
 def _qlinear_setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
     x, w, bias, _, ctx.activation, ctx.numerics = inputs
-    ctx.save_for_backward(x if ctx.activation else None, w, bias)
+    ctx.save_for_backward(x if ctx.activation else None, w, bias if ctx.activation else None)
 
 
 def _qlinear_backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
@@ -165,7 +166,7 @@ def _qlinear_backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         through = activation_grad(ctx.activation, z, grad)
     # By the same operator on the transpose, so that this can be differentiated again.
     gx = torch.ops.gridstone.qlinear(through, w.t(), None, None, "", ctx.numerics) if ctx.needs_input_grad[0] else None
-    gb = _bias_grad(through) if bias is not None and ctx.needs_input_grad[2] else None
+    gb = _bias_grad(through) if ctx.needs_input_grad[2] else None
     return gx, None, gb, grad if ctx.needs_input_grad[3] else None, None, None
 
 

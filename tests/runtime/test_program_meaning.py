@@ -292,6 +292,22 @@ def test_a_result_of_three_dimensions_may_be_changed_in_place(w, change):
     assert_means_the_same(function, torch.randn(2, 3, 128, requires_grad=True))
 
 
+@pytest.mark.parametrize("change", ["x", "x behind autograd's back", "bias"])
+def test_operands_may_change_before_the_backward_pass(w, change):
+    """An unfused activation keeps the product for its gradient, a fused one computes it again from x and bias."""
+
+    def function(x):
+        x, bias = x * 1, torch.ones(64)
+        y = F.silu(F.linear(x, w, bias))
+        {"x": x, "bias": bias}.get(change, x.data).mul_(3)
+        return y, F.linear(x, w, bias)
+
+    assert_means_the_same(function, torch.randn(4, 128, requires_grad=True))
+    assert_means_the_same(function, torch.randn(4, 128))
+    first, _ = gridstone.explain(function, torch.randn(4, 128)).matched
+    assert first[0].key.activation == "silu"  # without gradients nothing reads them again
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_layers_hidden_in_attention_are_matched(batch_first):
     """Dynamo sees one call; its dropout must draw the same random numbers."""
