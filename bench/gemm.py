@@ -23,12 +23,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from bench.machine import describe
 from gridstone.ir.format import parse_format
+from gridstone.ir.pages import zeroed
 from gridstone.ir.storage import storage
 from gridstone.ir.text import parse_spec, print_spec
 from gridstone.kernel_cache.host import LIBRARY, host_target
@@ -72,8 +72,8 @@ def rotating(call: Callable[[T], object], weights: list[T], start: int) -> Calla
 
 
 def on_huge_pages(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy in memory of NumPy, which asks for huge pages, as it does for what `pack` returns."""
-    held = torch.from_numpy(np.empty(tensor.numel() * tensor.element_size(), np.uint8))
+    """Return a copy in memory such as packed weights have."""
+    held = torch.from_numpy(zeroed(tensor.numel() * tensor.element_size()))
     return held.view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 

@@ -35,6 +35,7 @@ from gridstone.ir.dtype import decode, encode
 from gridstone.ir.errors import SpecError, nearest
 from gridstone.ir.format import CHANNEL, Format, Quantized
 from gridstone.ir.layout import Layout
+from gridstone.ir.pages import zeroed
 
 WORD = 32
 BLOCK_N = 64
@@ -373,7 +374,7 @@ def pack(place: Storage, parts: Quantized) -> npt.NDArray[np.uint8]:
         SpecError: The parts are not those of such a matrix.
     """
     _check(place, parts)
-    words = np.zeros(place.words, dtype=np.uint32)
+    words = zeroed(place.bytes).view(np.uint32)
     groups = place.groups
     codes = _padded(parts.codes, place.rows, place.columns, place.format.code.bias)
     if parts.zeros is not None:

@@ -10,6 +10,7 @@ import torch
 
 from gridstone.ir.dtype import DType, Values, round_to
 from gridstone.ir.format import Format, Quantized, dequantize
+from gridstone.ir.pages import zeroed
 from gridstone.ir.spec import Spec
 from gridstone.ir.storage import Storage, moves, pack, storage
 from gridstone.ir.tensor import TensorType
@@ -99,8 +100,7 @@ def random_packed(place: Storage) -> torch.Tensor:
     Returns:
         (place.bytes,) uint8.
     """
-    # NumPy asks for huge pages for large arrays, as it does for what `pack` returns; torch does not.
-    buffer = torch.from_numpy(np.empty(place.bytes, np.uint8)).random_(0, 256)
+    buffer = torch.from_numpy(zeroed(place.bytes)).random_(0, 256)  # in memory such as `pack` returns
     words = buffer.view(torch.int32)
     bits = place.format.scale.bits
     as_integer = {16: torch.int16, 32: torch.int32}[bits]

@@ -2,7 +2,7 @@
 // spec      gemm[x: bf16(M,512), w: int4:g128@lane16(256,512)] -> bf16(M,256)
 // schedule  direct(dot=bf16,m_r=12,n_r=2,m_chunk=96,prefetch=8192)
 // target    cpp:avx512_bf16
-// recipe    gemm.cpp.direct, template 42a0ae764e04f52a
+// recipe    gemm.cpp.direct, template e83a63f323207eec
 // flags     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512 -mavx512bf16
 // storage   w: lane16, 67584 bytes; maps to bits:
 //             codes (n,k) -> 0 + ((16,4,4),((2,4),16,4)):((32,512,135168),((16,4),2048,33792))
@@ -313,6 +313,21 @@ INLINE Slab slab_at(const uint8_t* block, int64_t k) {
 INLINE vf scale_at(const uint8_t* group, int v) { return widen((const S*)(group + SCALES_AT) + v * LANES); }
 INLINE Zero zero_at(const Decode& decode, const uint8_t* group, int v) { return decode.zero(group + ZEROS_AT + v * LANES); }
 
+// Hands out 0 .. work: three quarters in equal parts, so that a thread finds again what it has in cache, and the rest to whoever is
+// free, since threads run unevenly. What is computed, and in which order within a part, does not depend on who does it.
+struct Share {
+  int64_t work, fixed, tail;
+  Share(int64_t all, int64_t threads) : work(all), fixed(threads > 1 ? all - all / 4 : all), tail(fixed) {}
+  template <class Body> void each(int64_t t, int64_t count, Body body) {
+    const int64_t mine = fixed * (t + 1) / count;
+    for (int64_t u = fixed * t / count;; ++u) {
+      if (u >= mine) u = __atomic_fetch_add(&tail, 1, __ATOMIC_RELAXED);
+      if (u >= work) return;
+      body(u);
+    }
+  }
+};
+
 struct Call {  // the arguments of one call
   const X* x; int64_t ldx;
   const uint8_t* w;
@@ -524,6 +539,7 @@ extern "C" __attribute__((visibility("default"))) void gs_gemm(
   scratch = (uint8_t*)pages((int64_t)scratch);
   Step* packed = (Step*)scratch;
   const int64_t work = SLABS * rows.tiles;
+  Share share(BLOCKS, threads);
 #pragma omp parallel num_threads(threads)
   {
     const int64_t t = omp_get_thread_num(), count = omp_get_num_threads();
@@ -533,8 +549,9 @@ extern "C" __attribute__((visibility("default"))) void gs_gemm(
     }
 #pragma omp barrier
     uint8_t* mine = scratch + packed_bytes(m) + t * THREAD_BYTES;
-    for (int64_t block = BLOCKS * t / count; block < BLOCKS * (t + 1) / count; ++block)
+    share.each(t, count, [&](int64_t block) {
       compute_block(a, rows, packed, block, (float*)mine, (Operand*)(mine + RESULT_BYTES));
+    });
   }
 }
 

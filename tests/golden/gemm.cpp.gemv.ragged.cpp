@@ -1,14 +1,14 @@
 // Emitted by gridstone; do not edit.
 // spec      gemm[x: f32(M,77), w: uint8:channel:f32:zero@lane16(33,77)] -> f32(M,33)
-// schedule  gemv(dot=f32,n_r=4,sums=13,prefetch=8192,k_splits=1)
+// schedule  gemv(dot=f32,n_r=4,sums=13,prefetch=4096,k_splits=1)
 // target    cpp:avx512_bf16
-// recipe    gemm.cpp.gemv, template cb8bd6086b420f99
+// recipe    gemm.cpp.gemv, template 476a26c4fa41cd2f
 // flags     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512 -mavx512bf16
 // storage   w: lane16, 6464 bytes; maps to bits:
 //             codes (n,k) -> 0 + ((16,4,1),((2,2),24,1)):((32,512,51712),((16,8),2048,51712))
 //             scales (n,group) -> 49152 + ((16,4,1),1):((32,512,51712),51712)
 //             zeros (n,group) -> 51200 + ((16,4,1),1):((8,128,51712),51712)
-// repro     gridstone emit 'gemm[x: f32(M,77), w: uint8:channel:f32:zero@lane16(33,77)] -> f32(M,33)' --target cpp:avx512_bf16 --schedule 'gemv(dot=f32,n_r=4,sums=13,prefetch=8192,k_splits=1)'
+// repro     gridstone emit 'gemm[x: f32(M,77), w: uint8:channel:f32:zero@lane16(33,77)] -> f32(M,33)' --target cpp:avx512_bf16 --schedule 'gemv(dot=f32,n_r=4,sums=13,prefetch=4096,k_splits=1)'
 //
 // gemv: the weights stream once through one register tile that holds all rows. For M up to 4, bound by memory.
 
@@ -32,7 +32,7 @@ constexpr int64_t BLOCK_BYTES = 6464, WORD_BYTES = 256;
 constexpr int64_t GROUP_K = 96, GROUP_BYTES = 0, SCALES_AT = 6144, ZEROS_AT = 6400;
 constexpr int64_t PADDED_K = 96;
 constexpr int64_t SLAB_K = 96;              // k between two updates of the float32 result
-constexpr int64_t PREFETCH = 8192;    // bytes ahead of the codes being read
+constexpr int64_t PREFETCH = 4096;    // bytes ahead of the codes being read
 
 // Vocabulary of AVX-512 without BF16: float32 multiply-add.
 #define VEC_BYTES 64
@@ -301,6 +301,21 @@ INLINE Slab slab_at(const uint8_t* block, int64_t k) {
 INLINE vf scale_at(const uint8_t* group, int v) { return widen((const S*)(group + SCALES_AT) + v * LANES); }
 INLINE Zero zero_at(const Decode& decode, const uint8_t* group, int v) { return decode.zero(group + ZEROS_AT + v * LANES); }
 
+// Hands out 0 .. work: three quarters in equal parts, so that a thread finds again what it has in cache, and the rest to whoever is
+// free, since threads run unevenly. What is computed, and in which order within a part, does not depend on who does it.
+struct Share {
+  int64_t work, fixed, tail;
+  Share(int64_t all, int64_t threads) : work(all), fixed(threads > 1 ? all - all / 4 : all), tail(fixed) {}
+  template <class Body> void each(int64_t t, int64_t count, Body body) {
+    const int64_t mine = fixed * (t + 1) / count;
+    for (int64_t u = fixed * t / count;; ++u) {
+      if (u >= mine) u = __atomic_fetch_add(&tail, 1, __ATOMIC_RELAXED);
+      if (u >= work) return;
+      body(u);
+    }
+  }
+};
+
 struct Call {  // the arguments of one call
   const X* x; int64_t ldx;
   const uint8_t* w;
@@ -475,22 +490,17 @@ template <int ROWS> static void rows_of(const Call& a, int64_t row0, int64_t thr
   const bool as_is = STEP_IS<X> && ROWS == 1 && PADDED_K == K;
   if (as_is) packed = (Step*)(a.x + row0 * a.ldx);
   else for (int64_t s = 0; s < SLABS; ++s) pack_rows(a, packed + s * (SLAB_K / K_STEP) * ROWS, s, row0, ROWS);
-  constexpr int64_t WORK = BLOCKS * K_SPLITS;
-  int64_t tail = threads > 1 ? WORK - WORK / 4 : WORK;  // what lies behind goes to whoever is free: threads run unevenly
-  const int64_t fixed = tail;
+  Share share(BLOCKS * K_SPLITS, threads);
 #pragma omp parallel num_threads(threads)
   {
     const int64_t t = omp_get_thread_num(), count = omp_get_num_threads();
-    const int64_t mine = fixed * (t + 1) / count;
-    for (int64_t u = fixed * t / count;; ++u) {
-      if (u >= mine) u = __atomic_fetch_add(&tail, 1, __ATOMIC_RELAXED);
-      if (u >= WORK) break;
+    share.each(t, count, [&](int64_t u) {
       const int64_t block = u / K_SPLITS, part = u % K_SPLITS;
       float own[ROWS * BLOCK_N];
       float* c = K_SPLITS == 1 ? own : parts + (part * BLOCKS + block) * ROWS * BLOCK_N;
       stream<ROWS>(a, packed, block, SLABS * part / K_SPLITS, SLABS * (part + 1) / K_SPLITS, c);
       if (K_SPLITS == 1) finish(a, c, row0, ROWS, block * BLOCK_N);
-    }
+    });
     if (K_SPLITS > 1) {
 #pragma omp barrier
       for (int64_t block = BLOCKS * t / count; block < BLOCKS * (t + 1) / count; ++block) {

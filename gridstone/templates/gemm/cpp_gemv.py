@@ -63,7 +63,7 @@ def _split_pays(schedule: Gemv, spec: Spec, target: Target) -> bool:
 
 def _default(spec: Spec, target: Target) -> Gemv:
     dot = default_dot(spec, target)
-    return Gemv(dot, min(4, BLOCK_N // lanes(target, dot)), 13 if target.registers >= 32 else 8, 8192, 1)
+    return Gemv(dot, min(4, BLOCK_N // lanes(target, dot)), 13 if target.registers >= 32 else 8, 4096, 1)
 
 
 def _refuses(spec: Spec, target: Target) -> str | None:

@@ -12,6 +12,7 @@ extern "C" __attribute__((visibility("default"))) void gs_gemm(
   scratch = (uint8_t*)pages((int64_t)scratch);
   Step* packed = (Step*)scratch;
   const int64_t work = SLABS * rows.tiles;
+  Share share(BLOCKS, threads);
 #pragma omp parallel num_threads(threads)
   {
     const int64_t t = omp_get_thread_num(), count = omp_get_num_threads();
@@ -21,8 +22,9 @@ extern "C" __attribute__((visibility("default"))) void gs_gemm(
     }
 #pragma omp barrier
     uint8_t* mine = scratch + packed_bytes(m) + t * THREAD_BYTES;
-    for (int64_t block = BLOCKS * t / count; block < BLOCKS * (t + 1) / count; ++block)
+    share.each(t, count, [&](int64_t block) {
       compute_block(a, rows, packed, block, (float*)mine, (Operand*)(mine + RESULT_BYTES));
+    });
   }
 }
 

@@ -53,6 +53,21 @@ INLINE Slab slab_at(const uint8_t* block, int64_t k) {
 INLINE vf scale_at(const uint8_t* group, int v) { return widen((const S*)(group + SCALES_AT) + v * LANES); }
 INLINE Zero zero_at(const Decode& decode, const uint8_t* group, int v) { return decode.zero(group + ZEROS_AT + v * LANES); }
 
+// Hands out 0 .. work: three quarters in equal parts, so that a thread finds again what it has in cache, and the rest to whoever is
+// free, since threads run unevenly. What is computed, and in which order within a part, does not depend on who does it.
+struct Share {
+  int64_t work, fixed, tail;
+  Share(int64_t all, int64_t threads) : work(all), fixed(threads > 1 ? all - all / 4 : all), tail(fixed) {}
+  template <class Body> void each(int64_t t, int64_t count, Body body) {
+    const int64_t mine = fixed * (t + 1) / count;
+    for (int64_t u = fixed * t / count;; ++u) {
+      if (u >= mine) u = __atomic_fetch_add(&tail, 1, __ATOMIC_RELAXED);
+      if (u >= work) return;
+      body(u);
+    }
+  }
+};
+
 struct Call {  // the arguments of one call
   const X* x; int64_t ldx;
   const uint8_t* w;
