@@ -7,9 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from gridstone.ir.dtype import Values
 from gridstone.ir.errors import MismatchError
+from gridstone.ir.format import Quantized
 from gridstone.ir.spec import Spec
-from gridstone.proof.execute import Argument, Buffer, Fault, Probe, Program, Shape, execute, program
+from gridstone.ir.storage import pack, storage
+from gridstone.proof.execute import Argument, Buffer, Fault, Probe, Shape, execute
+from gridstone.proof.operands import draw_operands, to_tensor
+from gridstone.proof.program import Program, program
 from gridstone.templates.source import ParamKind, Source
 
 OUTPUT = "y"
@@ -22,10 +27,12 @@ def refuse(faults: tuple[Fault, ...]) -> None:
         raise MismatchError("executing it on a CPU shows faults:\n" + "\n".join(map(str, faults)))
 
 
-def _bytes_of(tensor: torch.Tensor) -> np.ndarray:
-    """Return the whole memory that a tensor lies in."""
+def _span(tensor: torch.Tensor) -> np.ndarray:
+    """Return the bytes from a tensor's first to its last element, gaps between its rows included."""
     whole = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())  # pyright: ignore[reportArgumentType]
-    return whole.numpy()
+    last = sum((extent - 1) * stride for extent, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    first, size = int(tensor.storage_offset()), tensor.element_size()
+    return whole.numpy()[first * size : (first + last + 1) * size]
 
 
 def emulated(
@@ -76,9 +83,8 @@ def emulated(
                 case ParamKind.ROWS:
                     arguments.append(rows)
                 case ParamKind.POINTER if tensor is not None:
-                    place = int(tensor.storage_offset()) * tensor.element_size()
                     write = param.operand == OUTPUT
-                    arguments.append(Buffer(param.operand, _bytes_of(tensor), write, not write, place))
+                    arguments.append(Buffer(param.operand, _span(tensor), write, not write))
                 case ParamKind.STRIDE if tensor is not None:
                     arguments.append(tensor.stride(0))
                 case _:
@@ -91,3 +97,54 @@ def emulated(
         return out
 
     return call
+
+
+def probe_faults(source: Source, spec: Spec, *, seed: int = 0, built: Program | None = None) -> tuple[Fault, ...]:
+    """Launch a tensor-core gemm four times on values that say where they belong; return all faults, with their lines.
+
+    The rows and then the columns of x, then those of the weight, are counted modulo a fragment's. An operand of an mma
+    that holds an element of another place is a fault `fragment` at that mma. What lies whole fragments off is not seen
+    here; the comparison with the reference sees it.
+
+    Args:
+        source: Emitted CUDA in which the weight is the A operand.
+        spec: A gemm with a quantised weight; static, storages resolved.
+        seed: Of the order of blocks and threads.
+        built: The program, when it has been built already.
+    """
+    kernel = built or program(source.text, source.entry)
+    tensors = draw_operands(spec, seed).tensors
+    output = torch.empty(spec.output.static(0), spec.output.static(1), dtype=getattr(torch, spec.output.dtype.torch))
+    x, w = spec.input("x").dtype, spec.input("w")
+    assert w.format is not None
+    offset = 0 if w.format.zero else -w.format.code.bias
+    found: list[Fault] = []
+    rows, columns = np.arange(spec.input("x").static(0))[:, None], np.arange(w.static(1))
+    for probe in (Probe.X_ROW, Probe.X_K, Probe.W_ROW, Probe.W_K):
+        given = list(tensors)
+        match probe:
+            case Probe.X_ROW:
+                given[0] = to_tensor(x, 1.0 + rows % 8 + 0.0 * columns)
+            case Probe.X_K:
+                given[0] = to_tensor(x, 1.0 + columns % 16 + 0.0 * rows)
+            case _:
+                given[1] = _probing_weight(spec, probe)
+        call = emulated(source, spec, seed=seed, report=found.extend, probe=(probe, offset), built=kernel)
+        call(*given, out=output)
+    return tuple(dict.fromkeys(found))
+
+
+def _probing_weight(spec: Spec, probe: Probe) -> torch.Tensor:
+    """Return a packed weight whose codes are its rows or columns modulo 16, in its padding too."""
+    w = spec.input("w")
+    assert w.format is not None
+    place = storage(w.storage, w.format, w.static(0), w.static(1))
+    codes = np.zeros((place.rows, place.columns), np.uint8)
+    codes += (np.arange(place.rows)[:, None] if probe is Probe.W_ROW else np.arange(place.columns)).astype(
+        np.uint8
+    ) % 16
+    scales: Values = np.ones((place.rows, w.format.groups(place.columns)))
+    zeros = np.zeros(scales.shape, np.uint8) if w.format.zero else None
+    whole = storage(w.storage, w.format, place.rows, place.columns)
+    assert whole.bytes == place.bytes
+    return torch.from_numpy(pack(whole, Quantized(codes, scales, zeros)))

@@ -2,18 +2,15 @@
 
 Threads of a block are fibers; `cuda_on_cpu/machine.h` says what is checked on the way: bounds, initialisation, the
 order of accesses, copies that were not waited for, barriers that never open. Thread and block order are drawn from a
-seed. A report names the lines of the emitted text.
-
-The access hooks are those of `-fsanitize=thread`, defined here instead of by the sanitizer's runtime.
+seed. A report names the lines of the emitted text. `docs/proof.md` says what is not modelled.
 """
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
-import functools
 import os
 import re
-import shlex
 import struct
 import subprocess
 import tempfile
@@ -21,22 +18,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gridstone.ir.errors import BuildError, LaunchError
-from gridstone.kernel_cache.toolchain_cpp import CppToolchain
+from gridstone.ir.errors import LaunchError
+from gridstone.proof.program import TIMEOUT_S, Program
 
-HOME = Path(__file__).parent / "cuda_on_cpu"
-_MOST_SHARED = 232448  # bytes of shared memory that a block of sm_90 can have
-_COMMON = ("-std=c++17", "-fPIC", "-g", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function")
-_KERNEL = ("-O1", "-ftrivial-auto-var-init=pattern", "-fno-extern-tls-init", f"-I{HOME}")
-_SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-O1")
-_DYNAMIC = re.compile(r"extern\s+__shared__[^;\[]*?(\w+)\s*\[\s*\]")
+MOST_SHARED = 232448  # bytes of shared memory that a block of sm_90 can have
 _REPORTED = (0, 10)  # exit codes of a program that came to its end, without and with faults
-TIMEOUT_S = 300.0
+_LAUNCHING = Lock()  # a library holds one machine
 
 Array = npt.NDArray[Any]
 
@@ -60,14 +53,12 @@ class Buffer:
         array: Contiguous; the kernel may touch its bytes and no others.
         writable: Whether the kernel may write to it; a store to one that is not is a fault.
         held: Whether its values may be read before anybody has written them.
-        offset: Bytes from its start to what the kernel is given: of a view.
     """
 
     name: str
     array: Array
     writable: bool = False
     held: bool = True
-    offset: int = 0
 
 
 Argument = Buffer | int | None
@@ -94,9 +85,9 @@ class Fault:
 
     Args:
         kind: `bounds`, `race`, `uninitialised`, `cp.async`, `alignment`, `barrier`, `divergence`, `deadlock`,
-            `fragment`, `trap` or `sanitizer`.
+            `fragment`, `proxy`, `wgmma`, `trap`, `scratch` or `sanitizer`.
         text: What happened, and which threads did it.
-        line: Line of the emitted text, with its number; empty when unknown.
+        line: Line of the emitted text, with its number and the lines that called it; empty when unknown.
         other: The line that it collided with; empty for none.
     """
 
@@ -120,7 +111,11 @@ class _Allocation(ctypes.Structure):
     )
 
 
-class _Launch(ctypes.Structure):
+class _Extent(ctypes.Structure):
+    _fields_ = (("name", ctypes.c_char_p), ("offset", ctypes.c_size_t), ("bytes", ctypes.c_size_t))
+
+
+class _Launch(ctypes.Structure):  # as in cuda_on_cpu/launch.h
     _fields_ = (
         ("grid", ctypes.c_uint * 3),
         ("block", ctypes.c_uint * 3),
@@ -130,101 +125,10 @@ class _Launch(ctypes.Structure):
         ("probe_offset", ctypes.c_int),
         ("allocations", ctypes.POINTER(_Allocation)),
         ("count", ctypes.c_uint),
+        ("extents", ctypes.POINTER(_Extent)),
+        ("extent_count", ctypes.c_uint),
         ("arguments", ctypes.POINTER(ctypes.c_void_p)),
     )
-
-
-@functools.cache
-def _scratch() -> tempfile.TemporaryDirectory[str]:
-    """Return the folder of this process's programs, removed when it ends."""
-    return tempfile.TemporaryDirectory(prefix="gridstone-execute-")
-
-
-def _compile(arguments: Sequence[str]) -> str:
-    """Run the C++ compiler; return what it said."""
-    compiler = CppToolchain().compiler()
-    if compiler is None:
-        raise BuildError("CUDA cannot be executed here: no C++ compiler", "install g++, or set GRIDSTONE_CXX")
-    run = subprocess.run(
-        [*shlex.split(compiler), *_COMMON, *arguments],
-        capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
-    )  # fmt: skip
-    if run.returncode:
-        raise BuildError(f"the emitted CUDA does not compile as C++:\n{run.stderr[:4000]}")
-    return run.stderr
-
-
-@functools.cache
-def _machine(flags: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the machine's objects, compiled once a process."""
-    folder = Path(_scratch().name)
-    tag = "sanitized" if flags else "plain"
-    objects: list[str] = []
-    for name in ("machine", "collectives", *(("sanitized",) if flags else ())):
-        target = folder / f"{name}.{tag}.o"
-        _compile([*(flags or ("-O2",)), "-c", str(HOME / f"{name}.cpp"), "-o", str(target)])
-        objects.append(str(target))
-    return tuple(objects)
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """A kernel that can be executed.
-
-    Args:
-        text: The emitted source.
-        library: Shared object, or the program of a sanitised run.
-        sanitized: Which of the two.
-        warnings: What the compiler said about the text.
-    """
-
-    text: str
-    library: Path
-    sanitized: bool
-    warnings: str
-
-    def line(self, offset: int) -> str:
-        """Return the line of the text that an offset in the library belongs to."""
-        if not offset:
-            return ""
-        # The offset is a return address: the byte before it is still inside the call.
-        run = subprocess.run(
-            ["addr2line", "-i", "-e", str(self.library), hex(offset - 1)], capture_output=True, text=True, check=False
-        )
-        for place in run.stdout.splitlines():
-            found = re.search(r"kernel\.cu:(\d+)", place)
-            if found:
-                number = int(found[1])
-                return f"kernel.cu:{number}: {self.text.splitlines()[number - 1].strip()}"
-        return ""
-
-
-def program(text: str, entry: str, *, sanitized: bool = False) -> Program:
-    """Compile emitted CUDA for execution on this CPU.
-
-    Args:
-        text: The source, as a CUDA compiler would be given it.
-        entry: Name of the `extern "C" __global__` function.
-        sanitized: Whether to build a program of its own under AddressSanitizer and UBSan.
-
-    Raises:
-        BuildError: No C++ compiler, or it refuses the text.
-    """
-    folder = Path(tempfile.mkdtemp(dir=_scratch().name))
-    kernel = folder / "kernel.cu"
-    kernel.write_text(text)
-    dynamic = _DYNAMIC.search(text)
-    flags = _SANITIZE if sanitized else ()
-    hooks = _SANITIZE if sanitized else ("-fsanitize=thread",)
-    defined = (f'-DGS_KERNEL="{kernel}"', f"-DGS_ENTRY={entry}")
-    warnings = _compile([*_KERNEL, *hooks, *defined, "-c", str(HOME / "invoke.cpp"), "-o", str(folder / "kernel.o")])
-    name = dynamic[1] if dynamic else "gs_no_dynamic_shared"
-    _compile(["-O1", f"-DGS_DYNAMIC={name}", "-c", str(HOME / "shared.cpp"), "-o", str(folder / "shared.o")])
-    library = folder / ("kernel" if sanitized else "kernel.so")
-    # shared.o comes last: the machine takes the memory before it for what the kernel declares.
-    objects = [str(folder / "kernel.o"), *_machine(flags), str(folder / "shared.o")]
-    _compile([*flags, *(() if sanitized else ("-shared",)), "-o", str(library), *objects])
-    return Program(text, library, sanitized, warnings)
 
 
 def execute(
@@ -234,7 +138,7 @@ def execute(
     seed: int = 0,
     probe: tuple[Probe, int] = (Probe.NONE, 0),
 ) -> tuple[Fault, ...]:
-    """Launch a kernel and return everything that was wrong with it, most direct first.
+    """Launch a kernel and return everything that was wrong with it, in the order in which it was found.
 
     Args:
         kernel: From `program`.
@@ -244,43 +148,48 @@ def execute(
         probe: What the inputs are filled with, and what a code of zero decodes to in that case.
 
     Raises:
-        LaunchError: The shape is none that a GPU could launch.
+        LaunchError: The shape is none that a GPU could launch, or a buffer is not contiguous.
     """
     _check(shape)
     buffers = list({id(a.array): a for a in arguments if isinstance(a, Buffer)}.values())
     for buffer in buffers:
         if not buffer.array.flags.c_contiguous:
-            raise LaunchError(f"{buffer.name} is not contiguous", "pass the whole memory that its view lies in")
+            raise LaunchError(f"{buffer.name} is not contiguous", "pass the bytes from its first to its last element")
     if kernel.sanitized:
         return _in_a_program(kernel, shape, arguments, buffers, seed)
-    library = ctypes.CDLL(str(kernel.library))
-    library.gs_report.restype = ctypes.c_char_p
-    allocations = (_Allocation * max(len(buffers), 1))(
+    allocations = (_Allocation * len(buffers))(
         *(_Allocation(b.name.encode(), b.array.ctypes.data, b.array.nbytes, b.writable, b.held) for b in buffers)
     )
+    extents = (_Extent * len(kernel.variables))(*(_Extent(v.name.encode(), v.offset, v.size) for v in kernel.variables))
     values = [ctypes.c_int64(_value(argument)) for argument in arguments]
-    pointers = (ctypes.c_void_p * max(len(values), 1))(*(ctypes.addressof(value) for value in values))
+    pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
     triple = ctypes.c_uint * 3
     launch = _Launch(
-        triple(*shape.grid), triple(*shape.block), shape.shared_bytes, seed,
-        probe[0].value, probe[1], allocations, len(buffers), pointers,
+        triple(*shape.grid), triple(*shape.block), shape.shared_bytes, seed, probe[0].value, probe[1],
+        allocations, len(buffers), extents, len(extents), pointers,
     )  # fmt: skip
-    if not library.gs_launch(ctypes.byref(launch)):
-        return ()
-    return _faults(kernel, library.gs_report().decode())
+    with _LAUNCHING:
+        library = ctypes.CDLL(str(kernel.library))
+        library.gs_report.restype = ctypes.c_char_p
+        try:
+            library.gs_launch(ctypes.byref(launch))
+            report: bytes = library.gs_report()
+        finally:
+            _ctypes.dlclose(library._handle)  # nothing else frees what it holds, a block's shared memory among it
+    return _faults(kernel, report.decode())
 
 
 def _check(shape: Shape) -> None:
     threads = shape.block[0] * shape.block[1] * shape.block[2]
     if not 0 < threads <= 1024 or min(*shape.grid, *shape.block) < 1 or max(shape.grid[1:]) > 65535:
         raise LaunchError(f"no GPU launches blocks of {shape.block} in a grid of {shape.grid}")
-    if not 0 <= shape.shared_bytes <= _MOST_SHARED:
-        raise LaunchError(f"{shape.shared_bytes} bytes of shared memory; a block has {_MOST_SHARED} at most")
+    if not 0 <= shape.shared_bytes <= MOST_SHARED:
+        raise LaunchError(f"{shape.shared_bytes} bytes of shared memory; a block has {MOST_SHARED} at most")
 
 
 def _value(argument: Argument) -> int:
     if isinstance(argument, Buffer):
-        return argument.array.ctypes.data + argument.offset
+        return argument.array.ctypes.data
     return 0 if argument is None else argument
 
 
@@ -288,25 +197,51 @@ def _faults(kernel: Program, report: str) -> tuple[Fault, ...]:
     found: list[Fault] = []
     for entry in report.splitlines():
         kind, offset, other, text = entry.split("\t", 3)
-        found.append(Fault(kind, text, kernel.line(int(offset)), kernel.line(int(other))))
+        line, beside = kernel.line(int(offset)), kernel.line(int(other))
+        if kind == "place":  # two places that should be one: the compiler may have made two out of one line
+            if line == beside:
+                continue
+            kind = "divergence"
+        found.append(Fault(kind, text, line, beside))
     return tuple(dict.fromkeys(found))
+
+
+# ---- the sanitised program ----------------------------------------------------------------------------------------
+
+
+def _number(*values: int) -> bytes:
+    return struct.pack(f"<{len(values)}q", *values)
+
+
+def _name(text: str) -> bytes:
+    return _number(len(text.encode())) + text.encode()
+
+
+def _problem(kernel: Program, shape: Shape, arguments: Sequence[Argument], buffers: list[Buffer], seed: int) -> bytes:
+    """Return the file that `cuda_on_cpu/sanitized.cpp` reads."""
+    places = {id(buffer.array): at for at, buffer in enumerate(buffers)}
+    parts = [
+        _number(*shape.grid, *shape.block, shape.shared_bytes, seed),
+        _number(len(buffers), len(arguments), len(kernel.variables)),
+    ]
+    for buffer in buffers:
+        array = buffer.array
+        parts += [_name(buffer.name), _number(array.nbytes, array.ctypes.data % 256, buffer.writable, buffer.held)]
+        parts.append(array.tobytes())
+    for argument in arguments:
+        is_buffer = isinstance(argument, Buffer)
+        parts.append(_number(places[id(argument.array)], 0) if is_buffer else _number(-1, _value(argument)))
+    parts += [_name(variable.name) + _number(variable.offset, variable.size) for variable in kernel.variables]
+    return b"".join(parts)
 
 
 def _in_a_program(
     kernel: Program, shape: Shape, arguments: Sequence[Argument], buffers: list[Buffer], seed: int
 ) -> tuple[Fault, ...]:
     """Execute as a program under the sanitizers, which cannot be loaded into this one."""
-    places = {id(buffer.array): at for at, buffer in enumerate(buffers)}
-    numbers = [*shape.grid, *shape.block, shape.shared_bytes, seed, len(buffers), len(arguments)]
-    problem = b"".join(struct.pack("<q", number) for number in numbers)
-    for buffer in buffers:
-        problem += struct.pack("<qqq", buffer.array.nbytes, buffer.writable, buffer.held) + buffer.array.tobytes()
-    for argument in arguments:
-        place = places[id(argument.array)] if isinstance(argument, Buffer) else -1
-        problem += struct.pack("<qq", place, argument.offset if isinstance(argument, Buffer) else _value(argument))
-    with tempfile.TemporaryDirectory(dir=_scratch().name) as folder:
+    with tempfile.TemporaryDirectory(prefix="gridstone-execute-") as folder:
         given, back = Path(folder, "problem"), Path(folder, "outputs")
-        given.write_bytes(problem)
+        given.write_bytes(_problem(kernel, shape, arguments, buffers, seed))
         run = subprocess.run(
             [str(kernel.library), str(given), str(back)],
             capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False,
@@ -322,5 +257,5 @@ def _in_a_program(
         return _faults(kernel, run.stdout)
     said = [line for line in run.stderr.splitlines() if "ERROR:" in line or "runtime error" in line]
     where = re.search(r"kernel\.cu:(\d+)", run.stderr)
-    line = f"kernel.cu:{where[1]}: {kernel.text.splitlines()[int(where[1]) - 1].strip()}" if where else ""
+    line = kernel.quote(int(where[1])) if where else ""
     return (Fault("sanitizer", said[0] if said else f"ended with {run.returncode}: {run.stderr[-400:]}", line, ""),)

@@ -6,7 +6,8 @@
 
 namespace gs {
 
-// The lane that lane l reads, for shuffles of kinds idx, up, down, xor within segments of `width`.
+// shfl.sync (PTX ISA 9.7.9.6) within segments of `width` lanes. A source beyond the segment gives a lane its own value;
+// xor may reach into earlier segments, as the CUDA programming guide says of __shfl_xor_sync.
 void shuffle(void* const* slots, uint32_t mask, uint32_t immediate) {
   const int kind = (int)(immediate & 3), width = (int)(immediate >> 2);
   for (int l = 0; l < 32; ++l) {
@@ -14,15 +15,15 @@ void shuffle(void* const* slots, uint32_t mask, uint32_t immediate) {
     Word& w = *(Word*)slots[l];
     const int base = l & ~(width - 1);
     int from = kind == IDX ? base + (w.arg & (width - 1)) : kind == UP ? l - w.arg : kind == DOWN ? l + w.arg : l ^ w.arg;
-    if (from < base || from >= base + width) from = l;
-    // A lane outside the mask brings nothing: its value is poison, and stays visible as such.
-    w.out = mask >> from & 1 ? ((Word*)slots[from])->in : 0xFEFEFEFEu;
+    if (from < (kind == XOR ? 0 : base) || from >= base + width) from = l;
+    // A lane that does not take part brings nothing: its value is poison, and stays visible as such.
+    w.out = mask >> from & 1 ? ((Word*)slots[from])->in : 0xFEFEFEFEFEFEFEFEull;
   }
 }
 void ballot(void* const* slots, uint32_t mask, uint32_t) {
   uint32_t all = 0;
   for (int l = 0; l < 32; ++l)
-    if (mask >> l & 1) all |= (((Word*)slots[l])->in != 0) << l;
+    if (mask >> l & 1) all |= (uint32_t)(((Word*)slots[l])->in != 0) << l;
   for (int l = 0; l < 32; ++l)
     if (mask >> l & 1) ((Word*)slots[l])->out = all;
 }
@@ -31,7 +32,7 @@ void reduce(void* const* slots, uint32_t mask, uint32_t kind) {
   uint32_t r = 0;
   for (int l = 0; l < 32; ++l) {
     if (!(mask >> l & 1)) continue;
-    const uint32_t v = ((Word*)slots[l])->in;
+    const uint32_t v = (uint32_t)((Word*)slots[l])->in;
     if (first) r = v, first = false;
     else switch (kind) {
       case ADD: r += v; break;
@@ -157,5 +158,35 @@ void ldmatrix(void* const* slots, uint32_t, uint32_t immediate) {
     }
   }
 }
+
+// wgmma.m64nNk16: the sixteen rows of each warp as in mma.m16n8k16, for N / 8 blocks of eight columns.
+template <float (*WIDEN)(uint16_t)> static void wgmma(const machine::Wgmma* lanes, const uint8_t* const* tokens, unsigned count) {
+  static float A[64][16];
+  for (int l = 0; l < 128; ++l) {
+    const int warp = l / 32, group = l % 32 >> 2, in_group = l % 4;
+    for (int i = 0; i < 8; ++i) {
+      const int row = 16 * warp + ((i < 2 || (i >= 4 && i < 6)) ? group : group + 8);
+      const int column = in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0);
+      A[row][column] = WIDEN((uint16_t)(lanes[l].a[i / 2] >> (16 * (i & 1))));
+    }
+  }
+  for (int l = 0; l < 128; ++l) {
+    const int warp = l / 32;
+    for (unsigned i = 0; i < count / 2; ++i) {
+      const unsigned e = i % 4;
+      const int row = 16 * warp + (l % 32 >> 2) + (e < 2 ? 0 : 8);
+      const unsigned column = i / 4 * 8 + (unsigned)(l % 4) * 2 + e % 2;
+      double sum = lanes[l].accumulate ? lanes[l].d[i] : 0.0;
+      for (int k = 0; k < 16; ++k) {
+        uint16_t h;
+        memcpy(&h, tokens[column] + 2 * k, 2);
+        sum += (double)A[row][k] * (double)WIDEN(h);
+      }
+      lanes[l].d[i] = (float)sum;
+    }
+  }
+}
+void wgmma_f16(const machine::Wgmma* lanes, const uint8_t* const* tokens, unsigned count) { wgmma<f32_of_f16>(lanes, tokens, count); }
+void wgmma_bf16(const machine::Wgmma* lanes, const uint8_t* const* tokens, unsigned count) { wgmma<f32_of_bf16>(lanes, tokens, count); }
 
 }  // namespace gs

@@ -11,12 +11,13 @@
 #define GS_PC __builtin_return_address(0)
 // A function whose caller's line is what a report should name: it stays a call, and asks for its return address.
 #define GS_HERE __attribute__((noinline, no_sanitize("thread")))
+#define GS_UNSEEN __attribute__((no_sanitize("thread")))
 #define GS_PLAIN __attribute__((always_inline, no_sanitize("thread"))) inline
 
 #define __global__
 #define __device__
 #define __host__
-#define __forceinline__ inline
+#define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __restrict__ __restrict
@@ -68,13 +69,13 @@ GS_PLAIN unsigned __byte_perm(unsigned a, unsigned b, unsigned s) {
 // ---- barriers and fences ----------------------------------------------------------------------------------------------
 
 GS_HERE inline void __syncthreads() { machine::block_barrier(GS_PC); }
-GS_HERE inline int __syncthreads_count(int v) { return (int)machine::block_vote((unsigned)(v != 0), 0, GS_PC); }
-GS_HERE inline int __syncthreads_and(int v) { return (int)machine::block_vote((unsigned)(v != 0), 1, GS_PC); }
-GS_HERE inline int __syncthreads_or(int v) { return (int)machine::block_vote((unsigned)(v != 0), 2, GS_PC); }
+GS_HERE inline int __syncthreads_count(int v) { return (int)machine::block_vote(v != 0, machine::COUNT, GS_PC); }
+GS_HERE inline int __syncthreads_and(int v) { return (int)machine::block_vote(v != 0, machine::AND, GS_PC); }
+GS_HERE inline int __syncthreads_or(int v) { return (int)machine::block_vote(v != 0, machine::OR, GS_PC); }
 GS_HERE inline void __syncwarp(unsigned mask = 0xFFFFFFFFu) { machine::warp_barrier(mask, GS_PC); }
-GS_HERE inline void __threadfence() { machine::fence(1, GS_PC); }
-GS_HERE inline void __threadfence_block() { machine::fence(0, GS_PC); }
-GS_HERE inline void __nanosleep(unsigned) { machine::spin(GS_PC); }
+GS_HERE inline void __threadfence() { machine::fence(machine::DEVICE); }
+GS_HERE inline void __threadfence_block() { machine::fence(machine::BLOCK); }
+GS_HERE inline void __nanosleep(unsigned) { machine::poll(GS_PC); }
 GS_HERE inline void __trap() { machine::trap("__trap", GS_PC); }
 
 // ---- shuffles, votes, reductions ----------------------------------------------------------------------------------------
@@ -82,15 +83,17 @@ GS_HERE inline void __trap() { machine::trap("__trap", GS_PC); }
 namespace gs {
 
 template <class T> GS_PLAIN uint32_t bits_of(T v) { uint32_t u = 0; static_assert(sizeof(T) <= 4, "one word"); memcpy(&u, &v, sizeof v); return u; }
-template <class T> GS_PLAIN T from_bits(uint32_t u) { T v; memcpy(&v, &u, sizeof v); return v; }
+template <class T> GS_PLAIN Word word_of(T v, int arg) { Word w = {0, 0, arg}; static_assert(sizeof(T) <= 8, "two words"); memcpy(&w.in, &v, sizeof v); return w; }
 
 }  // namespace gs
 
 #define GS_SHUFFLE(name, kind, type)                                                                                    \
   template <class T> GS_HERE inline T name(unsigned mask, T v, type arg, int width = 32) {                              \
-    gs::Word w = {gs::bits_of(v), 0, (int)arg};                                                                         \
+    if (width < 1 || width > 32 || (width & (width - 1))) machine::trap("the width of a shuffle is a power of two up to 32", GS_PC); \
+    gs::Word w = gs::word_of(v, (int)arg);                                                                              \
     machine::warp_meets(mask, gs::shuffle, &w, (uint32_t)(kind | width << 2), #name, GS_PC);                             \
-    return gs::from_bits<T>(w.out);                                                                                     \
+    memcpy(&v, &w.out, sizeof v);                                                                                       \
+    return v;                                                                                                           \
   }
 GS_SHUFFLE(__shfl_sync, gs::IDX, int)
 GS_SHUFFLE(__shfl_up_sync, gs::UP, unsigned)
@@ -101,7 +104,7 @@ GS_SHUFFLE(__shfl_xor_sync, gs::XOR, int)
 GS_HERE inline unsigned __ballot_sync(unsigned mask, int v) {
   gs::Word w = {(uint32_t)(v != 0), 0, 0};
   machine::warp_meets(mask, gs::ballot, &w, 0, "__ballot_sync", GS_PC);
-  return w.out;
+  return (unsigned)w.out;
 }
 GS_HERE inline int __any_sync(unsigned mask, int v) {
   gs::Word w = {(uint32_t)(v != 0), 0, 0};
@@ -133,37 +136,60 @@ GS_REDUCE(__reduce_xor_sync, gs::XOR_BITS, unsigned)
 // ---- loads that say how -------------------------------------------------------------------------------------------------
 
 template <class T> GS_HERE inline T __ldg(const T* at) {
-  machine::read(at, sizeof(T), alignof(T), GS_PC);
+  machine::read_only(at, sizeof(T), alignof(T), GS_PC);
   return *at;
 }
 
 // ---- atomics: relaxed, as CUDA's own are ----------------------------------------------------------------------------------
 
+namespace gs {
+
+template <class T, class Next> GS_PLAIN T update(T* at, int order, Next next, void* pc) {
+  machine::strong_update(at, sizeof(T), order, pc);
+  const T old = *at, now = next(old);
+  *at = now;
+  machine::updated(memcmp(&old, &now, sizeof(T)) != 0, pc);
+  return old;
+}
+
+}  // namespace gs
+
 #define GS_ATOMIC(name, T, expression)                                                                                  \
   GS_HERE inline T name(T* at, T v) {                                                                                   \
-    machine::atomic(at, sizeof(T), machine::RELAXED, GS_PC);                                                            \
-    const T old = *at;                                                                                                  \
-    *at = expression;                                                                                                   \
-    return old;                                                                                                         \
+    return gs::update(at, machine::RELAXED, [v](T old) GS_UNSEEN { return (T)(expression); }, GS_PC);                   \
   }
+#define GS_ATOMIC_INTEGER(T)                                                                                            \
+  GS_ATOMIC(atomicAdd, T, old + v)                                                                                      \
+  GS_ATOMIC(atomicMax, T, old > v ? old : v)                                                                            \
+  GS_ATOMIC(atomicMin, T, old < v ? old : v)                                                                            \
+  GS_ATOMIC(atomicExch, T, v)                                                                                           \
+  GS_ATOMIC(atomicOr, T, old | v)                                                                                       \
+  GS_ATOMIC(atomicAnd, T, old & v)                                                                                      \
+  GS_ATOMIC(atomicXor, T, old ^ v)                                                                                      \
+  GS_HERE inline T atomicCAS(T* at, T compare, T v) {                                                                   \
+    return gs::update(at, machine::RELAXED, [=](T old) GS_UNSEEN { return old == compare ? v : old; }, GS_PC);          \
+  }
+GS_ATOMIC_INTEGER(int)
+GS_ATOMIC_INTEGER(unsigned)
+GS_ATOMIC_INTEGER(unsigned long long)
 GS_ATOMIC(atomicAdd, float, old + v)
-GS_ATOMIC(atomicAdd, int, old + v)
-GS_ATOMIC(atomicAdd, unsigned, old + v)
-GS_ATOMIC(atomicAdd, unsigned long long, old + v)
-GS_ATOMIC(atomicMax, int, old > v ? old : v)
-GS_ATOMIC(atomicMax, unsigned, old > v ? old : v)
-GS_ATOMIC(atomicMin, int, old < v ? old : v)
-GS_ATOMIC(atomicMin, unsigned, old < v ? old : v)
-GS_ATOMIC(atomicExch, unsigned, v)
-GS_ATOMIC(atomicExch, int, v)
-GS_ATOMIC(atomicOr, unsigned, old | v)
-GS_ATOMIC(atomicAnd, unsigned, old & v)
-GS_ATOMIC(atomicXor, unsigned, old ^ v)
+GS_ATOMIC(atomicAdd, double, old + v)
+GS_ATOMIC(atomicExch, float, v)
+GS_ATOMIC(atomicSub, int, old - v)
+GS_ATOMIC(atomicSub, unsigned, old - v)
 GS_ATOMIC(atomicInc, unsigned, old >= v ? 0 : old + 1)
+GS_ATOMIC(atomicDec, unsigned, old == 0 || old > v ? v : old - 1)
+#undef GS_ATOMIC_INTEGER
 #undef GS_ATOMIC
-GS_HERE inline unsigned atomicCAS(unsigned* at, unsigned compare, unsigned v) {
-  machine::atomic(at, 4, machine::RELAXED, GS_PC);
-  const unsigned old = *at;
-  if (old == compare) *at = v;
-  return old;
+
+// ---- memcpy and memset of a kernel: calls that no hook sees ---------------------------------------------------------------
+
+GS_HERE inline void* gs_memcpy(void* to, const void* from, size_t bytes) {
+  machine::read(from, (unsigned)bytes, 1, GS_PC);
+  machine::write(to, (unsigned)bytes, 1, GS_PC);
+  return memcpy(to, from, bytes);
+}
+GS_HERE inline void* gs_memset(void* to, int value, size_t bytes) {
+  machine::write(to, (unsigned)bytes, 1, GS_PC);
+  return memset(to, value, bytes);
 }

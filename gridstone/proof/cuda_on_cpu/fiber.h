@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <vector>
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(GS_SANITIZED)
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -62,6 +62,8 @@ inline char* new_stack() {
   return (char*)at;
 }
 
+inline void free_stack(char* at) { munmap(at, STACK_BYTES); }
+
 // Makes `context` enter `start` when it is first switched to; `start` must never return.
 inline void prepare(Context& context, char* stack, void (*start)()) {
   context.stack = stack;
@@ -82,7 +84,7 @@ inline void prepare(Context& context, char* stack, void (*start)()) {
 }
 
 // AddressSanitizer must know which stack is in use. `arrived` is called first on every entry, also a fiber's first one.
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(GS_SANITIZED)
 inline const void* os_stack = nullptr;  // of the OS thread that runs the fibers
 inline size_t os_stack_bytes = 0;
 inline void arrived(Context& at) {
@@ -97,7 +99,7 @@ inline void arrived(Context&) {}
 
 // A context whose `stack` is null is the OS thread's own.
 inline void switch_to(Context& from, Context& to) {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(GS_SANITIZED)
   __sanitizer_start_switch_fiber(&from.fake, to.stack ? to.stack : os_stack, to.stack ? STACK_BYTES : os_stack_bytes);
 #endif
 #if defined(__x86_64__)

@@ -22,7 +22,20 @@ inline float f32_of_f16(uint16_t h) {
   const float tiny = (float)mantissa * 5.9604644775390625e-08f;  // 2^-24
   return sign ? -tiny : tiny;
 }
-// From double, so that a fused multiply-add rounds once: the product and the sum of two halves are exact in double.
+
+// a * b + c for a fused multiply-add of halves: rounded to odd where double does not hold it, so that the one rounding to
+// a half that follows is the only one (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008).
+inline double fma_to_odd(float a, float b, float c) {
+  const double product = (double)a * (double)b, sum = product + (double)c;  // the product is exact
+  const double kept = sum - product, error = (product - (sum - kept)) + ((double)c - kept);
+  uint64_t u;
+  memcpy(&u, &sum, 8);
+  if (error == 0 || error != error || (u & 1)) return sum;
+  u += ((error > 0) == (sum > 0)) ? 1 : -1ull;
+  double odd;
+  memcpy(&odd, &u, 8);
+  return odd;
+}
 inline uint16_t f16_of_f64(double v) {
   uint64_t u;
   memcpy(&u, &v, 8);
@@ -43,9 +56,9 @@ inline uint16_t f16_of_f64(double v) {
 }
 inline uint16_t f16_of_f32(float f) { return f16_of_f64((double)f); }
 inline uint16_t bf16_of_f64(double v) {
-  // Two roundings would be one too many: round to odd in float32 first, which keeps what the second one needs.
+  // By way of a float rounded to odd, which keeps what the second rounding needs.
   float f = (float)v;
-  if (f == f && (double)f != v && f - f == 0) {
+  if (f - f == 0 && (double)f != v) {
     uint32_t u = bits_of_f32(f);
     const bool beyond = (double)(f < 0 ? -f : f) > (v < 0 ? -v : v);
     if (beyond) --u;

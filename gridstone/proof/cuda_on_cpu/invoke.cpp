@@ -1,8 +1,8 @@
 // Compiled with the kernel: calls its entry with the arguments of a launch, whatever their types are.
 #include "cuda_builtins.h"
+#define memcpy gs_memcpy
+#define memset gs_memset
 #include GS_KERNEL
-
-#define GS_UNSEEN __attribute__((no_sanitize("thread")))
 
 namespace {
 template <size_t...> struct Places {};

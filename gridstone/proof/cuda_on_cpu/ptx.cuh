@@ -29,15 +29,15 @@ GS_PLAIN uint32_t prmt(uint32_t a, uint32_t b, uint32_t selector) {
 GS_PLAIN uint32_t fma_f16x2(uint32_t a, uint32_t b, uint32_t c) {
   uint16_t h[2];
   for (int i = 0; i < 2; ++i)
-    h[i] = gs::f16_of_f64((double)gs::f32_of_f16((uint16_t)(a >> 16 * i)) * gs::f32_of_f16((uint16_t)(b >> 16 * i)) +
-                          gs::f32_of_f16((uint16_t)(c >> 16 * i)));
+    h[i] = gs::f16_of_f64(gs::fma_to_odd(gs::f32_of_f16((uint16_t)(a >> 16 * i)), gs::f32_of_f16((uint16_t)(b >> 16 * i)),
+                                         gs::f32_of_f16((uint16_t)(c >> 16 * i))));
   return gs::pair(h[0], h[1]);
 }
 GS_PLAIN uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
   uint16_t h[2];
   for (int i = 0; i < 2; ++i)
-    h[i] = gs::bf16_of_f64((double)gs::f32_of_bf16((uint16_t)(a >> 16 * i)) * gs::f32_of_bf16((uint16_t)(b >> 16 * i)) +
-                           gs::f32_of_bf16((uint16_t)(c >> 16 * i)));
+    h[i] = gs::bf16_of_f64(gs::fma_to_odd(gs::f32_of_bf16((uint16_t)(a >> 16 * i)), gs::f32_of_bf16((uint16_t)(b >> 16 * i)),
+                                          gs::f32_of_bf16((uint16_t)(c >> 16 * i))));
   return gs::pair(h[0], h[1]);
 }
 GS_PLAIN uint32_t sub_f16x2(uint32_t a, uint32_t b) { return fma_f16x2(b, 0xBC00BC00u, a); }  // a - 1 * b, rounded once
@@ -57,7 +57,7 @@ GS_PLAIN uint16_t cvt_bf16_f32(float a) { return gs::bf16_of_f32(a); }
 // ---- loads and stores -------------------------------------------------------------------------------------------------
 
 GS_HERE inline uint4 ld_global_once(const void* at) {
-  machine::read(at, 16, 16, GS_PC);
+  machine::read_only(at, 16, 16, GS_PC);
   uint4 v;
   memcpy(&v, at, 16);
   return v;
@@ -75,8 +75,8 @@ template <int BYTES> GS_HERE void cp_async_small(void* to, const void* from, int
   static_assert(BYTES == 4 || BYTES == 8 || BYTES == 16, "cp.async copies 4, 8 or 16 bytes");
   machine::copy_async(to, from, BYTES, (unsigned)valid, GS_PC);
 }
-GS_HERE inline void cp_async_commit() { machine::copy_commit(GS_PC); }
-template <int PENDING> GS_HERE void cp_async_wait() { machine::copy_wait(PENDING, GS_PC); }
+GS_HERE inline void cp_async_commit() { machine::copy_commit(); }
+template <int PENDING> GS_HERE void cp_async_wait() { machine::copy_wait(PENDING); }
 
 #define GS_LDMATRIX(name, count, trans)                                                  \
   GS_HERE inline void name(uint32_t (&r)[count], const void* row) {                      \
@@ -86,7 +86,7 @@ template <int PENDING> GS_HERE void cp_async_wait() { machine::copy_wait(PENDING
       machine::read(row, 16, 16, pc);                                                    \
     }                                                                                    \
     gs::Ldmatrix slot = {row, r};                                                        \
-    machine::warp_meets(~0u, gs::ldmatrix, &slot, count | (trans ? 16 : 0), #name, pc);  \
+    machine::warp_executes(gs::ldmatrix, &slot, count | (trans ? 16 : 0), #name, pc);    \
   }
 GS_LDMATRIX(ldmatrix_x4, 4, false)
 GS_LDMATRIX(ldmatrix_x2, 2, false)
@@ -106,7 +106,7 @@ GS_LDMATRIX(ldmatrix_x4_trans, 4, true)
       if (machine::is_poison(b[i])) machine::uninitialised("an element of B of " #name, pc);               \
     probe;                                                                                                 \
     gs::Mma slot = {a, b, d};                                                                              \
-    machine::warp_meets(~0u, body, &slot, 0, #name, pc);                                                   \
+    machine::warp_executes(body, &slot, 0, #name, pc);                                                     \
   }
 GS_MMA(mma_m16n8k16_f16, float, gs::mma_m16n8k16_f16, gs::probe_m16n8k16(a, b, gs::f32_of_f16, pc))
 GS_MMA(mma_m16n8k16_bf16, float, gs::mma_m16n8k16_bf16, gs::probe_m16n8k16(a, b, gs::f32_of_bf16, pc))
@@ -119,21 +119,46 @@ GS_MMA(mma_m16n8k256_b1, int32_t, gs::mma_m16n8k256_b1, (void)0)
 GS_HERE inline void bar_sync(int id, int threads) { machine::named_barrier((unsigned)id, (unsigned)threads, true, GS_PC); }
 GS_HERE inline void bar_arrive(int id, int threads) { machine::named_barrier((unsigned)id, (unsigned)threads, false, GS_PC); }
 GS_HERE inline uint32_t atom_inc_acq_rel(uint32_t* at) {
-  machine::atomic(at, 4, machine::ACQUIRE | machine::RELEASE, GS_PC);
-  return (*at)++;
+  return gs::update(at, machine::ACQUIRE | machine::RELEASE, [](uint32_t old) GS_UNSEEN { return old + 1; }, GS_PC);
 }
 GS_HERE inline uint32_t ld_acquire(const uint32_t* at) {
-  machine::spin(GS_PC);  // a poll: the others go on meanwhile
-  machine::atomic_read(at, 4, machine::ACQUIRE, GS_PC);
+  machine::strong_load(at, 4, machine::ACQUIRE, GS_PC);
   return *at;
 }
 GS_HERE inline void st_release(uint32_t* at, uint32_t v) {
-  machine::atomic(at, 4, machine::RELEASE, GS_PC);
+  machine::strong_store(at, 4, machine::RELEASE, GS_PC);
   *at = v;
 }
 GS_HERE inline void red_add_f32(float* at, float v) {
-  machine::atomic(at, 4, machine::RELAXED, GS_PC);
-  *at += v;
+  gs::update(at, machine::RELAXED, [v](float old) GS_UNSEEN { return old + v; }, GS_PC);
 }
+
+// ---- sm_90a: warpgroups, mbarriers, bulk copies -------------------------------------------------------------------------
+
+GS_HERE inline void mbarrier_init(uint64_t* at, int arrivals) { machine::mbarrier_init(at, (unsigned)arrivals, GS_PC); }
+GS_HERE inline void fence_proxy_async() { machine::proxy_fence(); }
+GS_HERE inline void mbarrier_arrive_expect(uint64_t* at, int bytes) { machine::mbarrier_arrive(at, (unsigned)bytes, GS_PC); }
+GS_HERE inline void mbarrier_wait(uint64_t* at, int parity) {
+  while (!machine::mbarrier_try(at, (unsigned)parity, GS_PC)) machine::poll(GS_PC);
+}
+GS_HERE inline void cp_async_bulk(void* to, const void* from, int bytes, uint64_t* barrier) {
+  machine::bulk_copy(to, from, (unsigned)bytes, barrier, GS_PC);
+}
+GS_HERE inline void wgmma_fence() { machine::wgmma_fence(GS_PC); }
+GS_HERE inline void wgmma_commit() { machine::wgmma_commit(GS_PC); }
+template <int PENDING> GS_HERE void wgmma_wait() { machine::wgmma_wait(PENDING, GS_PC); }
+GS_HERE inline uint64_t wgmma_tile(const void* start) {
+  return (uint64_t)((machine::shared_offset(start, GS_PC) & 0x3FFFF) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+}
+#define GS_WGMMA(name, body)                                                                                            \
+  template <int TOKENS> GS_HERE void name(float (&d)[TOKENS / 2], const uint32_t (&a)[4], uint64_t b, int accumulate) { \
+    void* pc = GS_PC;                                                                                                   \
+    for (int i = 0; accumulate && i < TOKENS / 2; ++i)                                                                  \
+      if (machine::is_poison(gs::bits_of(d[i]))) machine::uninitialised("an accumulator of " #name, pc);                \
+    machine::wgmma_issue(body, {d, a, b, accumulate}, TOKENS, #name, pc);                                               \
+  }
+GS_WGMMA(wgmma_m64k16_f16, gs::wgmma_f16)
+GS_WGMMA(wgmma_m64k16_bf16, gs::wgmma_bf16)
+#undef GS_WGMMA
 
 }  // namespace ptx

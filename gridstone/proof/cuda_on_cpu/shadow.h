@@ -1,76 +1,67 @@
 // Shadow memory: who wrote and who read each byte, and when, in the happens-before order.
 #pragma once
 #include <cstdint>
-#include <memory>
 #include <vector>
 
-namespace shadow {
+#include "clocks.h"
 
-using Clock = std::vector<uint32_t>;                  // one entry per thread of a block
-using Known = std::vector<std::shared_ptr<Clock>>;    // what is known of other blocks, by block; null: nothing
+namespace machine {
 
+// One access. STRONG ones, as the PTX memory model calls them (atomics, volatile), never race with each other.
 struct Epoch {
   uint32_t clock = 0;
   uint32_t pc = 0;     // offset in the module
   uint32_t block = 0;
   uint16_t thread = 0;
+  bool strong = false;
+  bool wrote = false;
 };
 
-// How a thread sees the past.
+// How the running thread sees the past.
 struct View {
   uint32_t block;
   uint16_t thread;
-  const Clock* own;
-  const Known* known;
+  const Seen* seen;
 
   bool sees(const Epoch& e) const {
-    if (e.block == block) return (*own)[e.thread] >= e.clock;
-    return e.block < known->size() && (*known)[e.block] && (*(*known)[e.block])[e.thread] >= e.clock;
+    if (e.block == block) return seen->own[e.thread] >= e.clock;
+    const Others& others = seen->others;
+    return e.block < others.size() && others[e.block] && (*others[e.block])[e.thread] >= e.clock;
   }
 };
 
-// HELD: there before the launch. COPIED: brought by an asynchronous copy, not stored by a thread.
-enum Flag : uint8_t { WRITTEN = 1, PENDING = 2, ATOMIC = 4, HELD = 8, COPIED = 16 };
+// PENDING: an asynchronous copy is on its way. HELD: there before the launch. COPIED: not stored by a thread;
+// BULK: nor through the generic proxy.
+enum Flag : uint8_t { WRITTEN = 1, PENDING = 2, HELD = 4, COPIED = 8, BULK = 16 };
 
-struct Read { Epoch at; uint32_t next; };
+struct Access { bool loads, stores, strong; };
+constexpr Access LOAD = {true, false, false}, STORE = {false, true, false};
+constexpr Access STRONG_LOAD = {true, false, true}, STRONG_STORE = {false, true, true}, UPDATE = {true, true, true};
 
-// Reads are immutable lists, so that bytes that were always accessed together share one.
-struct Cell {
-  Epoch write;
-  uint32_t reads = 0;
-  uint8_t flags = 0;
-
-  bool same(const Cell& o) const {
-    return reads == o.reads && flags == o.flags && write.clock == o.write.clock && write.thread == o.write.thread &&
-           write.block == o.write.block && write.pc == o.write.pc;
-  }
-};
-
-enum class Access { READ, WRITE, ATOMIC };
 enum class Trouble { NONE, UNINITIALISED, NOT_DELIVERED, RACE };
-
-struct Found { Trouble trouble = Trouble::NONE; Epoch other; bool other_wrote = false; };
+struct Found { Trouble trouble = Trouble::NONE; Epoch other; };
 
 class Memory {
  public:
   Memory() = default;
-  Memory(size_t bytes, bool held) : cells_(bytes) {
-    reads_.resize(1);
+  Memory(size_t bytes, bool held) : cells_(bytes), past_(1) {
     if (held) for (Cell& cell : cells_) cell.flags = WRITTEN | HELD;
   }
 
   // Checks an access to bytes [at, at + count) and enters it.
   Found access(size_t at, unsigned count, Access kind, const View& view, uint32_t pc) {
+    const Epoch now = {view.seen->own[view.thread], pc, view.block, view.thread, kind.strong, kind.stores};
     Found found;
     Cell before, after;
-    bool have = false;
     for (unsigned i = 0; i < count; ++i) {
       Cell& cell = cells_[at + i];
-      if (have && cell.same(before)) { cell = after; continue; }
+      if (i && cell.same(before)) {
+        cell = after;
+        continue;
+      }
       before = cell;
-      Found one = step(cell, kind, view, pc);
+      const Found one = step(cell, kind, view, now);
       after = cell;
-      have = true;
       if (found.trouble == Trouble::NONE) found = one;
     }
     return found;
@@ -83,45 +74,89 @@ class Memory {
     }
   }
 
+
   // The store that put the value at a byte there, or null when no thread's store did.
   const Epoch* storer(size_t at) const {
     const Cell& cell = cells_[at];
     return (cell.flags & (WRITTEN | HELD | COPIED | PENDING)) == WRITTEN ? &cell.write : nullptr;
   }
 
-  size_t size() const { return cells_.size(); }
+  // The access that put the value at a byte there through the generic proxy, or null.
+  const Epoch* generic_store(size_t at) const {
+    const Cell& cell = cells_[at];
+    return cell.flags & (HELD | BULK) ? nullptr : &cell.write;
+  }
 
  private:
-  std::vector<Cell> cells_;
-  std::vector<Read> reads_;
+  struct Past { Epoch at; uint32_t next; };
 
-  Found step(Cell& cell, Access kind, const View& view, uint32_t pc) {
+  // The last write, and a list of accesses that may collide with what comes: reads since, and strong accesses that the
+  // last write did not follow. Lists are never changed, so that bytes that were always accessed together share one.
+  struct Cell {
+    Epoch write;
+    uint32_t past = 0;
+    uint8_t flags = 0;
+
+    bool same(const Cell& o) const {
+      return past == o.past && flags == o.flags && write.clock == o.write.clock && write.thread == o.write.thread &&
+             write.block == o.write.block && write.pc == o.write.pc && write.strong == o.write.strong;
+    }
+  };
+
+  std::vector<Cell> cells_;
+  std::vector<Past> past_;  // 0 is the end of a list
+
+  static bool collide(const Epoch& then, const Epoch& now, const View& view) {
+    return (then.wrote || now.wrote) && !(then.strong && now.strong) && !view.sees(then);
+  }
+
+  Found step(Cell& cell, Access kind, const View& view, const Epoch& now) {
+    const bool written = (cell.flags & WRITTEN) && !(cell.flags & HELD);
     Found found;
-    const bool atomic = kind == Access::ATOMIC, wrote = (cell.flags & WRITTEN) && !(cell.flags & HELD);
-    if (cell.flags & PENDING) found = {Trouble::NOT_DELIVERED, cell.write, true};
-    else if (kind != Access::WRITE && !(cell.flags & WRITTEN)) found = {Trouble::UNINITIALISED, {}, false};
-    else if (wrote && !(atomic && (cell.flags & ATOMIC)) && !view.sees(cell.write)) found = {Trouble::RACE, cell.write, true};
-    const Epoch now = {(*view.own)[view.thread], pc, view.block, view.thread};
-    if (kind == Access::READ) {
-      uint32_t kept = 0;  // reads that this one follows are implied by it
-      for (uint32_t r = cell.reads; r; r = reads_[r].next)
-        if (!view.sees(reads_[r].at)) kept = add(reads_[r].at, kept);
-      cell.reads = add(now, kept);
+    if (cell.flags & PENDING) found = {Trouble::NOT_DELIVERED, cell.write};
+    else if (kind.loads && !(cell.flags & WRITTEN)) found = {Trouble::UNINITIALISED, {}};
+    else if (written && collide(cell.write, now, view)) found = {Trouble::RACE, cell.write};
+    if (found.trouble == Trouble::NONE)
+      for (uint32_t p = cell.past; p; p = past_[p].next)
+        if (collide(past_[p].at, now, view)) {
+          found = {Trouble::RACE, past_[p].at};
+          break;
+        }
+    if (!kind.stores) {
+      const Epoch& last = past_[cell.past].at;
+      if (cell.past && last.clock == now.clock && last.thread == now.thread && last.block == now.block &&
+          last.wrote == now.wrote && last.strong == now.strong)
+        return found;  // read before, with nothing in between
+      cell.past = add(now, concurrent(cell.past, view));
       return found;
     }
-    if (found.trouble == Trouble::NONE)
-      for (uint32_t r = cell.reads; r; r = reads_[r].next)
-        if (!view.sees(reads_[r].at)) { found = {Trouble::RACE, reads_[r].at, false}; break; }
+    // A plain store follows everything, or has just been reported. A strong one may leave strong accesses beside it.
+    uint32_t kept = 0;
+    if (kind.strong) {
+      kept = concurrent(cell.past, view);
+      if (written && cell.write.strong && !view.sees(cell.write)) kept = add(cell.write, kept);
+    }
     cell.write = now;
-    cell.reads = 0;
-    cell.flags = WRITTEN | (atomic ? ATOMIC : 0);
+    cell.past = kept;
+    cell.flags = WRITTEN;
     return found;
   }
 
+  // The part of a list that the running thread has not seen: what it has seen is implied by its own access.
+  uint32_t concurrent(uint32_t list, const View& view) {
+    bool all = true;
+    for (uint32_t p = list; p && all; p = past_[p].next) all = !view.sees(past_[p].at);
+    if (all) return list;
+    uint32_t kept = 0;
+    for (uint32_t p = list; p; p = past_[p].next)
+      if (!view.sees(past_[p].at)) kept = add(past_[p].at, kept);
+    return kept;
+  }
+
   uint32_t add(const Epoch& at, uint32_t next) {
-    reads_.push_back({at, next});
-    return (uint32_t)reads_.size() - 1;
+    past_.push_back({at, next});
+    return (uint32_t)past_.size() - 1;
   }
 };
 
-}  // namespace shadow
+}  // namespace machine
