@@ -1,0 +1,183 @@
+"""The process in which Triton is interpreted: what it mends, what it refuses, and that it outlives a bad kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gridstone.ir.dtype import bf16, decode, encode
+from gridstone.ir.errors import BuildError, LaunchError
+from gridstone.kernel_cache.toolchain_triton import TritonToolchain
+from gridstone.proof import interpret
+from gridstone.proof.interpret import Interpreter, interpreter
+from gridstone.proof.ptx_on_cpu import run_ptx
+
+needs_triton = pytest.mark.skipif(TritonToolchain().missing() is not None, reason="no Triton")
+
+HEAD = """\
+import os, time
+import triton
+import triton.language as tl
+
+@triton.jit
+def entry({parameters}, ASM: tl.constexpr):
+"""
+
+
+def run(body, arrays, *, writable=(), grid=(1, 1, 1), seed=0, asm=False, by=None, head=HEAD, values=()):
+    """Run a kernel over arrays by name; return what was wrong and the arrays behind it."""
+    kinds = {np.dtype(np.uint16): "bfloat16"}
+    arguments = [
+        {
+            "name": name, "dtype": kinds.get(a.dtype, str(a.dtype)), "buffer": at, "first": 0, "count": a.size,
+            "writable": name in writable,
+        }
+        for at, (name, a) in enumerate(arrays.items())
+    ]  # fmt: skip
+    arguments += [{"value": value} for _, value in values]
+    parameters = ", ".join([*arrays, *(name for name, _ in values)])
+    text = head.format(parameters=parameters) + "".join(f"    {line}\n" for line in body.strip().splitlines())
+    request = {"text": text, "entry": "entry", "arguments": arguments, "grid": list(grid), "seed": seed, "asm": asm}
+    problem, left = (by or interpreter()).run(request, [bytearray(a.tobytes()) for a in arrays.values()])
+    return problem, {name: np.frombuffer(b, a.dtype) for b, (name, a) in zip(left, arrays.items(), strict=True)}
+
+
+@needs_triton
+def test_casts_to_bfloat16_round_to_nearest_even():
+    """The interpreter cuts float32 off, and takes an integer's value for bits."""
+    rng = np.random.default_rng(3)
+    x = np.concatenate([rng.standard_normal(60), [np.inf, -np.inf, np.nan, 3.3961e38]]).astype(np.float32)
+    body = (
+        "i = tl.arange(0, 64)\n"
+        "tl.store(y + i, tl.load(x + i).to(tl.bfloat16))\n"
+        "tl.store(z + i, (i * 7 - 99).to(tl.bfloat16))"
+    )
+    out = np.zeros(64, np.uint16)
+    problem, left = run(body, {"x": x, "y": out, "z": out}, writable=("y", "z"))
+    assert problem == ""
+    np.testing.assert_array_equal(decode(bf16, left["y"]), decode(bf16, encode(bf16, x)))
+    np.testing.assert_array_equal(decode(bf16, left["z"]), decode(bf16, encode(bf16, np.arange(64) * 7 - 99)))
+
+
+@needs_triton
+def test_products_of_bfloat16_are_those_of_its_values():
+    """The interpreter multiplies the raw bits."""
+    rng = np.random.default_rng(4)
+    a, b = (encode(bf16, rng.standard_normal((16, 16))) for _ in range(2))
+    body = (
+        "i = tl.arange(0, 16)[:, None] * 16 + tl.arange(0, 16)[None, :]\n"
+        "tl.store(y + i, tl.dot(tl.load(a + i), tl.load(b + i)))"
+    )
+    problem, left = run(body, {"a": a, "b": b, "y": np.zeros((16, 16), np.float32)}, writable=("y",))
+    assert problem == ""
+    want = decode(bf16, a) @ decode(bf16, b)
+    assert np.abs(left["y"].reshape(16, 16) - want).max() < 1e-5 * np.abs(want).max()
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("tl.load(x + tl.arange(0, 16))", "IndexError: a load outside of every operand, 32 bytes from the start of x"),
+        ("tl.load(x - 1)", "a load outside of every operand, -4 bytes from the start of x"),
+        ("tl.store(y + 2 * tl.arange(0, 8), 0.0)", "a store outside of every operand, 32 bytes from the start of y"),
+        ("tl.store(x, 1.0)", "a store to x, which is only read at: tl.store(x, 1.0)"),
+        ("tl.atomic_add(x, 1.0)", "an atomic operation to x, which is only read"),
+        ("y.no_such_method()", "AttributeError"),
+    ],
+)
+def test_an_access_that_no_operand_allows_is_refused_with_its_line(body, message):
+    arrays = {"x": np.zeros(8, np.float32), "y": np.zeros(8, np.float32)}
+    problem, _ = run(body, arrays, writable=("y",))
+    assert message in problem
+
+
+@needs_triton
+def test_a_masked_access_may_point_anywhere():
+    body = "i = tl.arange(0, 16)\ntl.store(x + i, tl.load(x + i - 4, mask=(i > 3) & (i < 12), other=1.0), mask=i < 8)"
+    problem, left = run(body, {"x": np.arange(8, dtype=np.float32)}, writable=("x",))
+    assert (problem, left["x"].tolist()) == ("", [1, 1, 1, 1, 0, 1, 2, 3])
+
+
+@needs_triton
+def test_the_seed_draws_the_order_of_programs():
+    body = "tl.store(y + tl.atomic_add(n, 1), tl.program_id(1) * 4 + tl.program_id(2))"
+
+    def order(seed):
+        arrays = {"y": np.zeros(8, np.int32), "n": np.zeros(1, np.int32)}
+        problem, left = run(body, arrays, writable=("y", "n"), grid=(1, 2, 4), seed=seed)
+        assert problem == ""
+        assert sorted(left["y"]) == list(range(8))
+        return left["y"].tolist()
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+@needs_triton
+def test_a_kernel_that_kills_or_hangs_the_interpreter_is_an_error_and_the_next_one_runs():
+    fine = ("tl.store(y, 7.0)", {"y": np.zeros(1, np.float32)})
+    mine = Interpreter(timeout_s=60.0)
+    die = HEAD.replace("@triton.jit", "os._exit(41)\n@triton.jit")
+    with pytest.raises(LaunchError, match="Triton's interpreter died with 41"):
+        run(fine[0], fine[1], writable=("y",), by=mine, head=die)
+    assert run(fine[0], fine[1], writable=("y",), by=mine)[1]["y"] == [7.0]
+    mine.timeout_s = 0.5
+    hang = HEAD.replace("@triton.jit", "time.sleep(60)\n@triton.jit")
+    with pytest.raises(LaunchError, match=r"Triton's interpreter did not answer within 0\.5 s"):
+        run(fine[0], fine[1], writable=("y",), by=mine, head=hang)
+    mine.timeout_s = 60.0
+    assert run(fine[0], fine[1], writable=("y",), by=mine)[1]["y"] == [7.0]
+    mine.close()
+
+
+def test_without_triton_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(interpret.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BuildError, match=r"no triton \(install gridstone\[triton\]\)"):
+        Interpreter().run({}, [])
+
+
+# ---- inline PTX ------------------------------------------------------------------------------------------------------
+
+
+def ptx(instruction, *inputs):
+    """The result of one instruction on words."""
+    names = ", ".join(f"${at + 1}" for at in range(len(inputs)))
+    (result,) = run_ptx(f"{{ {instruction} $0, {names}; }}", "=r" + ",r" * len(inputs), [np.array([i]) for i in inputs])
+    return int(result[0])
+
+
+def halves(to, low, high):
+    bits = encode(to, [low, high]).view(np.uint16)
+    return int(bits[0]) | int(bits[1]) << 16
+
+
+def test_instructions_do_what_the_isa_says():
+    """Values worked out by hand from the PTX ISA's tables, also where kernels do not go."""
+    from gridstone.ir.dtype import f16
+
+    assert ptx("lop3.b32", 0b1100, 0b1010, 0b0001, 0xEA) == 0b1001  # (a & b) | c
+    assert ptx("lop3.b32", 0xF0F0F0F0, 0xCCCCCCCC, 0xAAAAAAAA, 0x96) == 0xF0F0F0F0 ^ 0xCCCCCCCC ^ 0xAAAAAAAA
+    assert ptx("prmt.b32", 0x33221100, 0x77665544, 0x7052) == 0x77005522
+    assert ptx("shr.u32", 0x80000000, 28) == 8
+    assert ptx("sub.rn.f16x2", halves(f16, 1031.0, 2.0), halves(f16, 1024.0, 0.5)) == halves(f16, 7.0, 1.5)
+    assert ptx("fma.rn.f16x2", halves(f16, 3.0, 1.0), halves(f16, 0.5, 2.0), halves(f16, 1.0, -2.0)) == halves(
+        f16, 2.5, 0.0
+    )
+    assert ptx("fma.rn.bf16x2", halves(bf16, 3.0, 135.0), halves(bf16, 1.0, 1.0), halves(bf16, 1.0, -128.0)) == halves(
+        bf16, 4.0, 7.0
+    )
+    one, two = (int(np.float32(v).view(np.uint32)) for v in (1.5, 2.0))
+    assert ptx("sub.rn.f32", one, two) == int(np.float32(-0.5).view(np.uint32))
+    assert ptx("cvt.rn.bf16x2.f32", one, two) == halves(bf16, 2.0, 1.5)  # the first operand lands above
+
+
+def test_ptx_that_is_not_known_is_refused():
+    """A NumPy run must never pass over what it does not know."""
+    word = [np.array([1])]
+    with pytest.raises(NotImplementedError, match=r"PTX instruction bfe\.u32"):
+        run_ptx("{ bfe.u32 $0, $1, 0, 4; }", "=r,r", word)
+    with pytest.raises(NameError, match="register r0 is read before it is written"):
+        run_ptx("{ .reg .b32 r0; mov.b32 $0, r0; }", "=r,r", word)
+    with pytest.raises(NotImplementedError, match="prmt with a selector"):
+        run_ptx("{ prmt.b32 $0, $1, $1, 0x8000; }", "=r,r", word)
