@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -17,11 +17,34 @@ from gridstone.kernel_cache.host import host_target
 from gridstone.lower.bucket import looked_up
 from gridstone.lower.plan import Plan, print_decision
 from gridstone.lower.schedule import Schedule, parse_schedule, print_schedule
-from gridstone.lower.target import Target, parse_target
+from gridstone.lower.target import Language, Target, parse_target
 from gridstone.templates.emit import emit as emit_source
 from gridstone.templates.recipe import Recipe
 from gridstone.templates.registry import default_recipe, recipe_named, recipes_for, refusals
 from gridstone.templates.source import Source
+
+if TYPE_CHECKING:
+    from gridstone.cli.console import Json as JsonValue
+    from gridstone.proof.cubin import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a compiler made.
+
+    Args:
+        size: Bytes of the artefact.
+        seconds: That it took.
+        report: What a GPU's machine code shows; None for a CPU's.
+        unread: Why there is no report of a GPU's.
+        broken: What the recipe promises and the machine code does not keep.
+    """
+
+    size: int
+    seconds: float
+    report: Report | None = None
+    unread: str = ""
+    broken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +62,12 @@ def emit(
     schedule: ScheduleText = "",
     recipe: RecipeName = "",
     passes: Annotated[bool, typer.Option("--passes", help="Show what each pass decided, as comments.")] = False,
-    build: Annotated[bool, typer.Option("--build", help="Compile it and say size and time.")] = False,
+    build: Annotated[bool, typer.Option("--build", help="Compile it; of a GPU's show the machine code.")] = False,
     as_json: Json = False,
 ) -> None:
     """Print the source that is emitted for a spec. The text on stdout compiles as it is."""
     emitted = emitted_for(spec, target, schedule, recipe)
-    size, seconds = _built(emitted) if build else (0, 0.0)
+    built = _built(emitted) if build else None
     if as_json:
         origin = emitted.source.origin
         put_json(
@@ -57,7 +80,7 @@ def emit(
                 "recipe": origin.recipe,
                 "recipe_hash": origin.recipe_hash,
                 "passes": [{"pass": name, "decision": text} for name, text in emitted.passes],
-                "build": {"bytes": size, "seconds": seconds} if build else None,
+                "build": _build_json(built) if built else None,
             }
         )
         return
@@ -66,8 +89,23 @@ def emit(
             put("\n".join([f"// pass {name}", *(f"//   {line}" for line in text.splitlines())]))
         put("//")
     put(emitted.source.text)
-    if build:
-        say(f"built: {size} bytes in {seconds:.2f} s")
+    if built:
+        comment = "#" if emitted.source.language is Language.TRITON else "//"
+        lines = [*str(built.report or "").splitlines(), *(f"  BROKEN PROMISE      {text}" for text in built.broken)]
+        for line in lines:
+            put(f"{comment} {line}")
+        say(f"built: {built.size} bytes in {built.seconds:.2f} s" + (f"; {built.unread}" if built.unread else ""))
+
+
+def _build_json(built: Built) -> dict[str, JsonValue]:
+    plain: dict[str, JsonValue] = {"bytes": built.size, "seconds": built.seconds}
+    if built.report:
+        plain["report"] = cast("JsonValue", built.report.json())
+        plain["broken_promises"] = list(built.broken)
+    elif built.unread:
+        plain["report"] = None
+        plain["unread"] = built.unread
+    return plain
 
 
 def emitted_for(spec: str, target: str, schedule: str = "", recipe: str = "") -> Emitted:
@@ -123,14 +161,26 @@ def choose_recipe(spec: Spec, target: Target, name: str, schedule: str) -> Recip
     return heads[head]
 
 
-def _built(emitted: Emitted) -> tuple[int, float]:
-    """Compile apart from the cache; return the artefact's bytes and the seconds that it took."""
+def _built(emitted: Emitted) -> Built:
+    """Compile apart from the cache, and read a GPU's machine code."""
     from gridstone.kernel_cache.make import TOOLCHAINS  # torch
 
-    chain = TOOLCHAINS[emitted.source.language]
+    source, target = emitted.source, emitted.target
+    chain = TOOLCHAINS[source.language]
     missing = chain.missing()
     if missing:
         raise BuildError(f"nothing can be built: {missing}", "run `gridstone doctor`")
     start = time.perf_counter()
-    binary = chain.build(emitted.source, emitted.target)
-    return len(binary), time.perf_counter() - start
+    binary = chain.build(source, target)
+    seconds = time.perf_counter() - start
+    if not target.sms:
+        return Built(len(binary), seconds)
+    from gridstone.kernel_cache.artefact import unpack
+    from gridstone.proof.cubin import broken_promises, read_report
+
+    try:
+        report = read_report(unpack(binary), target)
+    except BuildError as error:
+        return Built(len(binary), seconds, unread=str(error))
+    broken = broken_promises(report, recipe_named(source.origin.recipe).promises)
+    return Built(len(binary), seconds, report, broken=broken)

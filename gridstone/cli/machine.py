@@ -76,10 +76,10 @@ def _packages() -> Iterator[Finding]:
         yield Finding(name, version or "not installed", bool(version), needed, f"pip install {extra}")
 
 
-def _version(name: str) -> str:
-    """Return the version of a package, or nothing where it cannot be imported."""
+def _version(name: str, module: str = "") -> str:
+    """Return the version of a package, or nothing where its module, of the same name if omitted, cannot be imported."""
     try:
-        found = importlib.util.find_spec(name)
+        found = importlib.util.find_spec(module or name)
         return importlib.metadata.version(name) if found else ""
     except (ImportError, ValueError, importlib.metadata.PackageNotFoundError):
         return ""
@@ -113,13 +113,38 @@ def _compiler() -> Iterator[Finding]:
 
 
 def _gpu() -> Iterator[Finding]:
-    later = "not needed: Triton and CUDA targets come in a later release"
     triton = _version("triton")
-    yield Finding(
-        "triton", triton or "not installed", bool(triton), False, f"{later} (pip install 'gridstone[triton]')"
-    )
+    yield Finding("triton", triton or "not installed", bool(triton), False, "pip install 'gridstone[triton]'")
+    for name, look, remedy in (
+        ("NVRTC", _nvrtc, "pip install 'gridstone[cuda13]', to build for CUDA targets; that needs no GPU"),
+        ("disassembler", _disassembler, "pip install 'triton>=3.9', to see what became of a kernel"),
+    ):
+        found = look()
+        yield Finding(name, found or "not found", bool(found), False, remedy)
+    cupy = _version("cupy-cuda13x", "cupy") or _version("cupy-cuda12x", "cupy")
+    yield Finding("CuPy", cupy or "not installed", bool(cupy), False,
+                  "pip install 'gridstone[cuda13]', to launch kernels on an NVIDIA GPU")  # fmt: skip
     gpu = _nvidia()
-    yield Finding("CUDA", gpu or "no NVIDIA GPU", bool(gpu), False, later)
+    here = [name for name, target in TARGETS.items() if target.sms and runs_here(target)] if gpu else []
+    said = f"{gpu}; targets {', '.join(here) or 'none'}" if gpu else "no NVIDIA GPU"
+    remedy = "kernels for GPUs are built here and not run; that needs a GPU that torch sees, and CuPy"
+    yield Finding("CUDA", said, bool(here), False, remedy)
+
+
+def _nvrtc() -> str:
+    """Return the version of NVRTC, or nothing."""
+    from gridstone.kernel_cache.nvrtc import find_nvrtc
+
+    found = find_nvrtc()
+    return ".".join(map(str, found.version)) if found else ""
+
+
+def _disassembler() -> str:
+    """Return the release and place of nvdisasm, or nothing."""
+    from gridstone.proof.disassembler import find_disassembler
+
+    found = find_disassembler()
+    return f"{'.'.join(map(str, found.release))} in {found.nvdisasm.parent}" if found else ""
 
 
 def _nvidia() -> str:

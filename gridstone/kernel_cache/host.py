@@ -7,6 +7,7 @@ import os
 import platform
 from pathlib import Path
 
+from gridstone.kernel_cache.gpu import runs_on_gpu
 from gridstone.lower.target import Language, Target, cpp_target, parse_target
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -35,7 +36,7 @@ LIBRARY = parse_target("library:torch")
 
 def runs_here(target: Target) -> bool:
     """Return whether code for a target runs on this machine."""
-    return target.cpu_flags <= cpu_facts()[1]
+    return runs_on_gpu(target) if target.sms else target.cpu_flags <= cpu_facts()[1]
 
 
 @functools.cache

@@ -17,7 +17,9 @@ from gridstone.kernel_cache.signature import signature_of
 from gridstone.kernel_cache.store import Built, Store
 from gridstone.kernel_cache.toolchain import Call, Kernel, Toolchain
 from gridstone.kernel_cache.toolchain_cpp import CppToolchain
+from gridstone.kernel_cache.toolchain_cuda import CudaToolchain
 from gridstone.kernel_cache.toolchain_library import LibraryToolchain
+from gridstone.kernel_cache.toolchain_triton import TritonToolchain
 from gridstone.lower.bucket import generalize
 from gridstone.lower.schedule import Schedule
 from gridstone.lower.target import Language, Target
@@ -26,7 +28,9 @@ from gridstone.templates.recipe import Recipe
 from gridstone.templates.source import Source
 
 _LOG = logging.getLogger("gridstone")
-TOOLCHAINS: dict[Language, Toolchain] = {chain.language: chain for chain in (CppToolchain(), LibraryToolchain())}
+TOOLCHAINS: dict[Language, Toolchain] = {
+    chain.language: chain for chain in (CppToolchain(), CudaToolchain(), TritonToolchain(), LibraryToolchain())
+}
 
 
 @cache
@@ -109,7 +113,8 @@ def make_kernel(
     source = emit(recipe, spec, schedule, target)
     resolved = spec.with_storage(target.storage)
     call = _loaded(source, target, resolved, store or default_store()) if chain.suffix else None
-    return Kernel(source, call or chain.load(Path(), source, resolved), signature_of(generalize(resolved)))
+    signature = signature_of(generalize(resolved), "cuda" if target.sms else "cpu")
+    return Kernel(source, call or chain.load(Path(), source, resolved), signature)
 
 
 def _loaded(source: Source, target: Target, spec: Spec, store: Store) -> Call:

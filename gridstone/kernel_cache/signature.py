@@ -44,10 +44,11 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What the tensors of a call must be: the operands in order, and the output."""
+    """What the tensors of a call must be: the operands in order, the output, and the kind of device they all lie on."""
 
     operands: tuple[Expected, ...]
     output: Expected
+    device: str = "cpu"
 
     def check(self, tensors: Sequence[torch.Tensor], out: torch.Tensor | None) -> None:
         """Check the tensors of one call.
@@ -61,14 +62,16 @@ class Signature:
             raise SpecError(f"{len(tensors)} operands were given, not {len(self.operands)}", f"give {names}, in order")
         extents: dict[str, int] = {}
         for want, tensor in zip(self.operands, tensors, strict=True):
-            _check_memory(want, tensor)
+            _check_memory(want, tensor, self.device)
+            _check_place(want, tensor, tensors[0])
             if want.bytes:
                 _check_packed(want, tensor)
             else:
                 _check_shape(want, tensor, extents)
         if out is None:
             return
-        _check_memory(self.output, out)
+        _check_memory(self.output, out, self.device)
+        _check_place(self.output, out, tensors[0])
         _check_shape(self.output, out, extents)
         _check_rows(out)
         for want, tensor in zip(self.operands, tensors, strict=True):
@@ -78,14 +81,15 @@ class Signature:
                 )
 
 
-def signature_of(spec: Spec) -> Signature:
+def signature_of(spec: Spec, device: str = "cpu") -> Signature:
     """Return the signature of a spec's kernel.
 
     Args:
         spec: Storages resolved; extents that vary from call to call are symbols.
+        device: Kind of the device that it runs on, as torch calls it.
     """
     output = Expected(OUTPUT, str(spec.output), getattr(torch, spec.output.dtype.torch), spec.output.shape)
-    return Signature(tuple(_expected(operand) for operand in (*spec.inputs, *spec.extra_operands)), output)
+    return Signature(tuple(_expected(operand) for operand in (*spec.inputs, *spec.extra_operands)), output, device)
 
 
 def _expected(operand: Operand) -> Expected:
@@ -96,12 +100,13 @@ def _expected(operand: Operand) -> Expected:
     return Expected(operand.name, str(kind), torch.uint8, (place.bytes,), place.bytes)
 
 
-def _check_memory(want: Expected, tensor: torch.Tensor) -> None:
+def _check_memory(want: Expected, tensor: torch.Tensor, device: str) -> None:
     if type(tensor) not in PLAIN:
         remedy = "give its packed buffer, `.packed`" if want.bytes else "give a plain tensor"
         raise SpecError(f"{want.name} is a {type(tensor).__name__}, not a plain tensor", remedy)
-    if not tensor.is_cpu:
-        raise SpecError(f"{want.name} is on {tensor.device}, and the kernel runs on the CPU", "move it there first")
+    if tensor.device.type != device:
+        where = "the CPU" if device == "cpu" else "a GPU"
+        raise SpecError(f"{want.name} is on {tensor.device}, and the kernel runs on {where}", "move it there first")
     if tensor.layout is not torch.strided or tensor.is_neg():
         kind = "lazily negated" if tensor.is_neg() else tensor.layout
         remedy = "call .resolve_neg() or .to_dense() first"
@@ -111,6 +116,12 @@ def _check_memory(want: Expected, tensor: torch.Tensor) -> None:
             f"{want.name} is {_name(tensor.dtype)}({', '.join(map(str, tensor.shape))}), not {want}",
             f"convert it to {_name(want.dtype)}",
         )
+
+
+def _check_place(want: Expected, tensor: torch.Tensor, first: torch.Tensor) -> None:
+    if tensor.device != first.device:
+        problem = f"{want.name} is on {tensor.device}, and the first operand on {first.device}"
+        raise SpecError(problem, "move them to one device")
 
 
 def _check_packed(want: Expected, tensor: torch.Tensor) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from gridstone.ir.spec import Spec
-from gridstone.kernel_cache.key import Key
 from gridstone.kernel_cache.signature import Signature
 from gridstone.lower.target import Language, Target
 from gridstone.templates.source import Source
+
+if TYPE_CHECKING:
+    from gridstone.kernel_cache.key import Key
 
 Call = Callable[..., torch.Tensor]
 

@@ -240,3 +240,45 @@ class Grid(Decision):
     k_splits: int
     part_floats: int
     registers: int
+
+
+# ---- of Triton kernels -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramTile(Decision):
+    """What a Triton program computes.
+
+    Args:
+        block_m: Rows of x, which lie along the second side of the product.
+        block_n: Rows of the weight, which lie along the first.
+        block_k: k of one step of the loop.
+        warps: Warps of the program.
+    """
+
+    block_m: int
+    block_n: int
+    block_k: int
+    warps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dot(Decision):
+    """How Triton multiplies.
+
+    Args:
+        dot_type: Type of both operands.
+        precision: What float32 ones may lose; nothing when `ieee`.
+        dot_k: k of one product.
+    """
+
+    dot_type: str
+    precision: str
+    dot_k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Raster(Decision):
+    """Rows of blocks that are walked together, so that the weights they share are still in the cache."""
+
+    group_m: int

@@ -13,18 +13,21 @@ from gridstone.ir.dtype import DType
 from gridstone.ir.epilogue import Activation, Bias, Cast, Residual, Scale
 from gridstone.ir.spec import Spec
 from gridstone.ir.storage import BLOCK_N, WORD, Storage, storage
-from gridstone.lower import passes_gpu
+from gridstone.lower import passes_gpu, passes_triton
 from gridstone.lower.decisions import (
     BlockTile,
     Budget,
     Buffers,
     Codes,
     Decision,
+    Dot,
     Extents,
     Finish,
     Grid,
     Panel,
     Pipeline,
+    ProgramTile,
+    Raster,
     RegisterTile,
     SharedX,
     Slabs,
@@ -234,7 +237,8 @@ def finish(plan: Plan, schedule: CpuGemm) -> Finish:
             case Bias() | Residual():
                 steps.append(f"a + {step.operand}")
             case Scale(factor):
-                steps.append(f"a * {float(factor)!r}f")  # 1e+20 too: without the f it is a double
+                suffix = "" if plan.target.language is Language.TRITON else "f"  # 1e+20 is a double without it
+                steps.append(f"a * {float(factor)!r}{suffix}")
             case Activation(name):
                 steps.append(f"{name}(a)")
             case Cast():
@@ -285,6 +289,9 @@ PASSES: tuple[Pass, ...] = (
     (Stages, passes_gpu.stages),
     (SplitK, passes_gpu.split_k),
     (Grid, passes_gpu.grid),
+    (ProgramTile, passes_triton.program_tile),
+    (Dot, passes_triton.dot),
+    (Raster, passes_triton.raster),
 )
 
 

@@ -27,9 +27,15 @@ F32_BYTES = 4
 
 
 class GpuGemm(Protocol):
-    """What the passes read of a GPU gemm schedule."""
+    """What the passes read of a GPU gemm schedule.
+
+    Attributes:
+        decisions: As of every schedule.
+        instruction: What multiplies: `fma`, `mma` or `wgmma`.
+    """
 
     decisions: ClassVar[tuple[type[Decision], ...]]
+    instruction: ClassVar[str]
 
     @property
     def block_m(self) -> int:
@@ -57,11 +63,6 @@ class GpuGemm(Protocol):
         ...
 
     @property
-    def stages(self) -> int:
-        """Depth of the pipeline."""
-        ...
-
-    @property
     def k_splits(self) -> int:
         """Blocks that share K."""
         ...
@@ -69,6 +70,23 @@ class GpuGemm(Protocol):
     @property
     def ordered(self) -> bool:
         """Whether sums over blocks are added in order."""
+        ...
+
+    def shared_bytes(self, spec: Spec) -> int:
+        """Return the dynamic shared memory of a block; 0 where the toolchain decides."""
+        ...
+
+    def registers(self, spec: Spec) -> int:
+        """Return an estimate of a thread's registers; 0 for none."""
+        ...
+
+
+class PipelinedGemm(GpuGemm, Protocol):
+    """A GPU gemm schedule whose operands come through a pipeline of asynchronous copies."""
+
+    @property
+    def stages(self) -> int:
+        """Depth of the pipeline."""
         ...
 
 
@@ -118,7 +136,7 @@ def shared_x(plan: Plan, schedule: GpuGemm) -> SharedX:
     return SharedX((1 << best) - 1)
 
 
-def stages(plan: Plan, schedule: GpuGemm) -> Stages:
+def stages(plan: Plan, schedule: PipelinedGemm) -> Stages:
     """As the schedule says."""
     return Stages(schedule.stages)
 
@@ -136,23 +154,19 @@ def stage_bytes(schedule: GpuGemm, spec: Spec) -> int:
     groups = schedule.block_k // group if group < schedule.block_k else 1
     scales = groups * block_n * place.format.scale.bytes if place.groups > 1 else 0
     zeros = groups * block_n if place.zeros is not None else 0
-    return (
-        block_n * schedule.block_k * place.format.bits // 8 + schedule.block_m * schedule.block_k * 2 + scales + zeros
-    )
+    codes = block_n * schedule.block_k * place.format.bits // 8
+    return codes + schedule.block_m * schedule.block_k * 2 + scales + zeros
 
 
-def shared_bytes(schedule: GpuGemm, spec: Spec) -> int:
-    """Return the dynamic shared memory of a block: the pipeline, whose place the sums take at the end."""
-    block_n = schedule.warps_n * schedule.tiles_n * MMA_ROWS
-    sums = schedule.warps_k * schedule.block_m * block_n * F32_BYTES
-    return max(schedule.stages * stage_bytes(schedule, spec), sums)
+def sums_bytes(schedule: GpuGemm) -> int:
+    """Return the shared memory of a block's sums, which take the place of everything else at the end."""
+    return schedule.warps_k * schedule.block_m * schedule.warps_n * schedule.tiles_n * MMA_ROWS * F32_BYTES
 
 
-def registers(schedule: GpuGemm, spec: Spec) -> int:
-    """Return an estimate of a thread's registers: sums, codes, operands, addresses."""
-    tiles_m = schedule.block_m // 8
-    sums = schedule.tiles_n * tiles_m * 4 * (2 if stored_weight(spec).groups > 1 else 1)
-    return sums + 8 * schedule.tiles_n + 2 * tiles_m + 40
+def tile_registers(schedule: GpuGemm, spec: Spec) -> int:
+    """Return the registers of a thread's sums, and of a group's where scales cut K."""
+    values = schedule.tiles_n * schedule.block_m // 2
+    return values * (2 if stored_weight(spec).groups > 1 else 1)
 
 
 def grid(plan: Plan, schedule: GpuGemm) -> Grid:
@@ -163,10 +177,10 @@ def grid(plan: Plan, schedule: GpuGemm) -> Grid:
     parts = tile * (schedule.k_splits if schedule.ordered else 1) if schedule.k_splits > 1 else 0
     return Grid(
         threads=32 * schedule.warps_n * schedule.warps_k,
-        shared_bytes=shared_bytes(schedule, plan.spec),
+        shared_bytes=schedule.shared_bytes(plan.spec),
         block_m=schedule.block_m,
         blocks_n=-(-n // block_n),
         k_splits=schedule.k_splits,
         part_floats=parts,
-        registers=registers(schedule, plan.spec),
+        registers=schedule.registers(plan.spec),
     )

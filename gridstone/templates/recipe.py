@@ -10,6 +10,7 @@ from gridstone.ir.spec import Spec
 from gridstone.lower.decisions import Decision
 from gridstone.lower.schedule import Schedule, SearchSpace
 from gridstone.lower.target import Language, Target
+from gridstone.templates.requirement import Requirement
 from gridstone.templates.source import Launch, Param
 
 S = TypeVar("S", bound=Schedule)
@@ -31,6 +32,7 @@ class Recipe(Generic[S]):
         launch: How it is started.
         refuses: (spec, target) -> the reason why this recipe cannot compute the spec, or None.
         claims: (spec, target) -> whether it is the one to use when nothing was tuned.
+        promises: What holds of the machine code of its kernels; nothing is promised of a CPU's.
     """
 
     name: str
@@ -44,3 +46,4 @@ class Recipe(Generic[S]):
     launch: Launch
     refuses: Callable[[Spec, Target], str | None]
     claims: Callable[[Spec, Target], bool]
+    promises: tuple[Requirement, ...] = ()

@@ -8,12 +8,32 @@ from gridstone.ir.errors import ScheduleError, nearest
 from gridstone.ir.spec import Spec
 from gridstone.lower.schedule import Schedule
 from gridstone.lower.target import Target
-from gridstone.templates.gemm import cpp_blocked, cpp_direct, cpp_gemv, cuda_mma, library
+from gridstone.templates.gemm import (
+    cpp_blocked,
+    cpp_direct,
+    cpp_gemv,
+    cuda_gemv,
+    cuda_mma,
+    cuda_wgmma,
+    library,
+    triton_large,
+    triton_small,
+)
 from gridstone.templates.recipe import Recipe
 
 RECIPES = cast(
     tuple[Recipe[Schedule], ...],
-    (cpp_gemv.RECIPE, cpp_direct.RECIPE, cpp_blocked.RECIPE, cuda_mma.RECIPE, library.RECIPE),
+    (
+        cpp_gemv.RECIPE,
+        cpp_direct.RECIPE,
+        cpp_blocked.RECIPE,
+        cuda_gemv.RECIPE,
+        cuda_wgmma.RECIPE,
+        cuda_mma.RECIPE,
+        triton_small.RECIPE,
+        triton_large.RECIPE,
+        library.RECIPE,
+    ),
 )
 
 

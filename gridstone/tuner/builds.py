@@ -5,11 +5,13 @@ from __future__ import annotations
 import concurrent.futures
 from collections.abc import Callable, Sequence
 
-from gridstone.ir.errors import BuildError, GridstoneError, ScheduleError
+from gridstone.ir.errors import BuildError, GridstoneError, LaunchError, ScheduleError
 from gridstone.ir.spec import Spec
 from gridstone.kernel_cache import make
+from gridstone.kernel_cache.artefact import unpack
 from gridstone.kernel_cache.host import usable_cores
 from gridstone.kernel_cache.store import Store
+from gridstone.proof.cubin import read_drawback
 from gridstone.tuner.candidate import Candidate
 
 
@@ -43,12 +45,17 @@ def build_batch(
 
 
 def build(candidate: Candidate, spec: Spec, store: Store) -> GridstoneError | None:
-    """Emit and build one candidate; a recipe without a template has nothing to build."""
+    """Emit and build one candidate; a recipe without a template has nothing to build.
+
+    Returns:
+        What went wrong, or why the kernel is not worth measuring, or None.
+    """
     if not candidate.recipe.template:
         return None
     try:
         source = make.emit(candidate.recipe, spec, candidate.schedule, candidate.target)
-        make.build(source, candidate.target, store)
-    except (ScheduleError, BuildError) as error:
+        path = make.build(source, candidate.target, store)
+        drawback = read_drawback(unpack(path.read_bytes()), candidate.target) if candidate.target.sms else ""
+    except (ScheduleError, BuildError, LaunchError) as error:
         return error
-    return None
+    return BuildError(f"{candidate.text} {drawback}", "choose smaller tiles") if drawback else None

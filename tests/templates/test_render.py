@@ -22,7 +22,7 @@ from gridstone.templates.source import ParamKind
 
 WITH_TEXT = tuple(recipe for recipe in RECIPES if recipe.template)
 HOST = parse_target("cpp:avx512_bf16")
-HOSTS = {Language.CPP: HOST, Language.CUDA: parse_target("cuda:sm_90")}
+HOSTS = {Language.CPP: HOST, Language.CUDA: parse_target("cuda:sm_90"), Language.TRITON: parse_target("triton:sm_90")}
 TEXT = "gemm[x: bf16({m},256), w: int4:g64:zero(200,256)] + bias + silu + residual"
 every_recipe = pytest.mark.parametrize("recipe", WITH_TEXT, ids=lambda recipe: recipe.name)
 

@@ -1,0 +1,57 @@
+"""Facts of the GPU at hand: which targets it runs. Imports neither torch nor CuPy until it is asked."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+
+from gridstone.lower.target import Target
+
+
+def runs_on_gpu(target: Target) -> bool:
+    """Return whether code for a GPU's target runs on this machine: there are a GPU for it, torch and CuPy."""
+    return not why_not_here(target)
+
+
+def why_not_here(target: Target) -> str:
+    """Return why code for a GPU's target does not run on this machine; empty when it does."""
+    try:
+        import torch  # noqa: PLC0415 - a machine without torch emits kernels too
+    except ImportError:
+        return "torch is not installed"
+    if not torch.cuda.is_available():
+        return "torch sees no NVIDIA GPU"
+    capability = torch.cuda.get_device_capability()
+    if not fits(target.arch, capability):
+        return f"{torch.cuda.get_device_name()} is of compute capability {capability[0]}.{capability[1]}"
+    return (
+        "" if importlib.util.find_spec("cupy") else f"CuPy, which launches kernels, is not installed; {cupy_remedy()}"
+    )
+
+
+def fits(arch: str, capability: tuple[int, int]) -> bool:
+    """Return whether machine code of an architecture runs on a GPU of this compute capability.
+
+    Code runs on later GPUs of its own generation, and what has an `a` behind its number on that very one.
+    https://docs.nvidia.com/cuda/cuda-c-programming-guide/#binary-compatibility
+
+    >>> [fits(arch, (8, 9)) for arch in ("sm_80", "sm_89", "sm_90")], fits("sm_90a", (9, 0)), fits("sm_100a", (10, 3))
+    ([True, True, False], True, False)
+    """
+    found = re.fullmatch(r"sm_(\d+)(\d)(a?)", arch)
+    if found is None:
+        return False
+    major, minor = int(found[1]), int(found[2])
+    if found[3]:
+        return capability == (major, minor)
+    return capability[0] == major and capability[1] >= minor
+
+
+def cupy_remedy() -> str:
+    """Return how to install CuPy for the CUDA that torch was built with."""
+    try:
+        import torch  # noqa: PLC0415
+    except ImportError:
+        return "pip install 'gridstone[cuda13]'"
+    version = torch.version.cuda or ""
+    return f"pip install 'gridstone[{'cuda12' if version.startswith('12') else 'cuda13'}]'"
