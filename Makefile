@@ -21,11 +21,14 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)  ## Quantise, tune and run a real transformer on this CPU
 	$(BIN)/gridstone demo
 
+# One worker for each core, up to four: kernels under test start threads of their own. A file stays on one worker.
+WORKERS := --numprocesses auto --maxprocesses 4 --dist loadfile
+
 test: $(READY)  ## The quick suite: no GPU, at most 10 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not gpu"
 
 test-all: $(READY)  ## The quick suite and the long checks
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest $(WORKERS) -m "not gpu"
 
 lint: $(READY)  ## Style, types, rooms
 	$(BIN)/ruff check .

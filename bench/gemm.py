@@ -6,6 +6,7 @@
 
 Weights rotate over at least 256 MB, so that each call reads them from memory. One round times every contestant once,
 between two measurements of the limits; a share is formed within its round, and the median over the rounds is shown.
+No kernel can be faster than its floor: the longer of reading the weights and doing the products at the machine's rates.
 A round in which the peak fell by 8 % (somebody else had the cores) does not count. Threads are pinned.
 """
 
@@ -157,6 +158,7 @@ def measure(
             "ms": round(statistics.median(entrant.seconds) * 1e3, 4),
             "read": round(statistics.median(entrant.read), 3),
             "dot": round(statistics.median(entrant.dot), 3),
+            "floor": round(statistics.median(map(max, entrant.read, entrant.dot)), 3),
             "samples_ms": [round(s * 1e3, 4) for s in entrant.seconds],
         }
     return row
@@ -172,7 +174,8 @@ def show(row: dict[str, object]) -> str:
         entry = row.get(name)
         if isinstance(entry, dict):
             mark = "ok " if entry[what] >= line else "LOW"
-            cells.append(f"{name} {entry['ms']:8.3f} ms {entry[what] * 100:5.1f}% {mark} x{fastest / entry['ms']:.2f}")
+            share = f"{entry[what] * 100:5.1f}% {mark} ({entry['floor'] * 100:5.1f}%)"
+            cells.append(f"{name} {entry['ms']:8.3f} ms {share} x{fastest / entry['ms']:.2f}")
     for name in ("torch bf16", "torch int4"):
         entry = row.get(name)
         if isinstance(entry, dict):
@@ -209,7 +212,8 @@ def main() -> None:
         inner(arguments)
         return
     rows: list[dict[str, object]] = []
-    print("share of the read bandwidth (M up to 4) or of the bf16 dot's peak (above), and times torch's faster path")
+    print("share of the read bandwidth (M up to 4) or of the bf16 dot's peak (above), in brackets of the floor, which is")
+    print("the longer of reading the weights and the products; and how many times as fast as torch's faster path")
     for threads in arguments.threads.split(","):
         cpus = " ".join(str(cpu) for cpu in range(int(threads)))
         pinned = {"OMP_NUM_THREADS": threads, "GOMP_CPU_AFFINITY": cpus, "OMP_WAIT_POLICY": "active"}
