@@ -80,6 +80,24 @@ def test_every_schedule_reads_back_what_it_prints(recipe):
         assert parse_schedule(print_schedule(schedule), recipe.schedule, default) == schedule
 
 
+@pytest.mark.parametrize(
+    ("x", "w", "k", "folded"),
+    [
+        ("f32", "int4:g32", 256, True),
+        ("f32", "int8:g64:zero", 256, True),
+        ("f32", "int4:g128", 256, False),
+        ("f32", "int4:channel", 256, False),
+        ("f32", "int4:g32", 64, False),
+        ("bf16", "int4:g32", 256, False),
+    ],
+)
+def test_short_groups_of_float32_products_are_scaled_in_the_panel(x, w, k, folded):
+    """Breaks when a result is updated for every 32 k, or bf16 operands are scaled where rounding is not asked for."""
+    spec = parse_spec(f"gemm[x: {x}(300,{k}), w: {w}(100,{k})]")
+    default = recipe_named("gemm.cpp.blocked").space.default(spec, parse_target("cpp:avx512_bf16"))
+    assert (default.fold_scale, default.panel_k) == (folded, 128 if folded else 256)
+
+
 @every_recipe
 def test_omitted_fields_are_the_default_s(recipe):
     target = parse_target("cpp:avx2")
