@@ -20,9 +20,12 @@ class GridstoneError(Exception):
     stage = "gridstone"
 
     def __init__(self, problem: str, remedy: str = "") -> None:
-        super().__init__(problem, remedy)
         self.problem = problem
         self.remedy = remedy
+        super().__init__(str(self))  # PyTorch shows the arguments of an error that a hook of ours raises
+
+    def __reduce__(self) -> tuple[type[GridstoneError], tuple[str, str]]:
+        return type(self), (self.problem, self.remedy)
 
     def __str__(self) -> str:
         text = f"{self.stage}: {self.problem}"

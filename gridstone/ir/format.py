@@ -72,7 +72,7 @@ class Format:
         if self.group != CHANNEL and self.group not in GROUPS:
             raise FormatError(
                 f"group size {self.group} is not supported",
-                f"use one of {', '.join(map(str, GROUPS))}, or -1 for one scale per row",
+                f"use one of {', '.join(map(str, GROUPS))}, or one scale per row: `channel`, or group_size=-1",
             )
         if self.scale.name not in SCALES:
             raise FormatError(f"scales of dtype {self.scale} are not supported", f"use one of {', '.join(SCALES)}")

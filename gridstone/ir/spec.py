@@ -203,7 +203,8 @@ def make_spec(
     """
     names = tuple(operand.name for operand in inputs)
     if names != op.operands:
-        raise SpecError(f"{op.name} takes operands {', '.join(op.operands)}, not {', '.join(names)}")
+        wanted = ", ".join(op.operands)
+        raise SpecError(f"{op.name} takes operands {wanted}, not {', '.join(names)}", f"write {wanted}, in this order")
     for step, later in itertools.pairwise(epilogue):
         if isinstance(step, Cast):
             raise SpecError(f"a cast to {step.dtype} is followed by {type(later).__name__.lower()}", "cast last")

@@ -39,6 +39,7 @@ from gridstone.templates.registry import default_recipe, recipe_named, refusal, 
 
 log = logging.getLogger("gridstone")
 TUNE_NOW_SECONDS = 20.0
+STRIDED = torch.strided
 _TOP = BUCKETS[-1]
 
 
@@ -49,7 +50,8 @@ class Chosen:
     Args:
         spec: The problem, M bound to its bucket.
         recipe, schedule, target: What computes it.
-        why: `tuned record`; `default schedule`, and why not a record where there is one; or `library: ` and the reason.
+        why: `tuned record`, and why it was not raced; `default schedule`, and why not a record where there is one; or
+            `library: ` and the reason.
         kernel: The loaded kernel.
     """
 
@@ -100,8 +102,11 @@ class Dispatcher:
             residual: (..., N), or None.
             key: Text of a `LinearKey`.
         """
-        flat = x if x.dim() == 2 else _flat(x, key)
-        rows, k = flat.shape
+        try:
+            flat = x if x.dim() == 2 else _flat(x, key)
+            rows, k = flat.shape
+        except RuntimeError as error:
+            raise _shapeless(x, error) from error
         slot = (
             key,
             1 << (rows - 1).bit_length() if 0 < rows <= _TOP else min(rows, _TOP),
@@ -113,7 +118,7 @@ class Dispatcher:
         bound = self._table.get(slot)
         if bound is None:
             bound = self._bind(slot, rows, x, packed, bias, residual, key)
-        if k != bound.k or not _holds(packed, bound.bytes) or not (x.is_cpu and packed.is_cpu):
+        if k != bound.k or not _holds(packed, bound.bytes) or not (x.is_cpu and packed.is_cpu and x.layout is STRIDED):
             raise self._refuse(x, packed, bound)
         if bias is None and residual is None:
             y = bound.call(flat, packed)
@@ -139,6 +144,8 @@ class Dispatcher:
     def _refuse(self, x: torch.Tensor, packed: torch.Tensor, bound: _Bound) -> GridstoneError:
         if x.device != packed.device:
             return SpecError(f"x is on {x.device}, the weight on {packed.device}", "move both to one device")
+        if x.layout is not STRIDED:
+            return SpecError(f"x is a tensor of layout {x.layout}, whose memory is not its values", "call x.to_dense()")
         if not x.is_cpu:
             return SpecError(f"no recipe runs on {x.device} yet", "move model and inputs to the CPU")
         if x.shape[-1] != bound.k:
@@ -167,8 +174,12 @@ class Dispatcher:
         n, k = key.weight.static(0), key.weight.static(1)
         size = storage(key.weight.storage, key.weight.format, n, k).bytes
         probe = _Bound(_never, n, k, size)
-        if x.shape[-1] != k or not _holds(packed, size) or not (x.is_cpu and packed.is_cpu):
+        if x.shape[-1] != k or not _holds(packed, size) or not (x.is_cpu and packed.is_cpu and x.layout is STRIDED):
             raise self._refuse(x, packed, probe)
+        for role, operand in (("bias", bias), ("residual", residual)):
+            if operand is not None and not _is_added(operand, role):
+                real = "take its .real part" if operand.is_complex() else f"cast it, for example {role}.to(x.dtype)"
+                raise SpecError(f"a {role} of {operand.dtype} cannot be added to products in {x.dtype}", real)
         chosen = self.choose(spec, rows, key)
         bound = table[slot] = _Bound(chosen.kernel.call, n, k, size)
         return bound
@@ -190,7 +201,8 @@ class Dispatcher:
         why, topic = f"default schedule, as {past}" if past else "default schedule", ""
         if record is not None:
             try:
-                return self._made(spec, *_of_record(record, spec), "tuned record")
+                why_tuned = f"tuned record, {record.doubt}" if record.doubt else "tuned record"
+                return self._made(spec, *_of_record(record, spec), why_tuned)
             except GridstoneError as error:  # whatever an older version or another machine left in it
                 self._warn(f"the tuned record of {print_spec(spec)} cannot be used: {error}")
                 why = f"default schedule, as the tuned record cannot be used: {error}"
@@ -253,6 +265,17 @@ class Dispatcher:
 def _holds(packed: torch.Tensor, size: int) -> bool:
     """Whether a packed buffer is what kernels read: this many bytes, one after the other."""
     return packed.numel() == size and packed.dtype == torch.uint8 and packed.is_contiguous()
+
+
+def _is_added(operand: torch.Tensor, role: str) -> bool:
+    """Whether torch adds such an operand to floats without losing a part of it: integers to a sum, not to a product."""
+    return not operand.is_complex() and (operand.is_floating_point() or role == "residual")
+
+
+def _shapeless(x: torch.Tensor, error: RuntimeError) -> Exception:
+    if not x.is_nested:
+        return error
+    return SpecError("x is a nested tensor", "pass its .values(), or x.to_padded_tensor(0.0)")
 
 
 def _flat(x: torch.Tensor, key: str) -> torch.Tensor:

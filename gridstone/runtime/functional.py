@@ -8,14 +8,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from gridstone.ir.dtype import BY_TORCH, DType
+from gridstone.ir.dtype import BY_TORCH, DType, f32
 from gridstone.ir.epilogue import ACTIVATIONS
 from gridstone.ir.errors import FormatError, SpecError, nearest
 from gridstone.ir.format import Format, complete_format
 from gridstone.runtime.axes import COLUMNS, ROWS
 from gridstone.runtime.dispatch import run_linear
 from gridstone.runtime.linear_key import numerics_named
-from gridstone.runtime.quantizers.nearest import quantize_nearest
+from gridstone.runtime.quantizers.nearest import quantize_nearest, refuse_non_finite
 from gridstone.runtime.registration import ACTIVATIONS as TORCH_ACTIVATIONS
 from gridstone.runtime.registration import in_steps, is_transformed
 from gridstone.runtime.tensors import QuantTensor
@@ -25,6 +25,7 @@ MEMORY = (torch.Tensor, torch.nn.Parameter)
 DEFAULT_GROUP = 128
 TRANSPOSED = (COLUMNS, ROWS)
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_NAMES = ", ".join(sorted(ACTIVATIONS))
 
 
 def quantize(
@@ -38,7 +39,7 @@ def quantize(
     Args:
         w: (N, K) matrix of float32, bfloat16 or float16, finite; as in `torch.nn.Linear.weight`.
         format: A whole format such as `uint4:g32:f32:zero`, or one without its group (`int4`, `uint4:zero`), whose
-            scales have the weight's dtype unless it names theirs.
+            scales have the weight's dtype unless it names theirs; f32 where float16 cannot hold them.
         group_size: Elements along K that share a scale, -1 for one scale per row; 128 unless told here or by `format`.
 
     Raises:
@@ -48,6 +49,23 @@ def quantize(
     >>> w = quantize(torch.randn(64, 256), "int4")
     >>> w.shape, w.format
     (torch.Size([64, 256]), 'int4:g128:f32')
+    """
+    fmt = fitting_format(w, format, group_size)
+    try:
+        parts = quantize_nearest(w, fmt)
+    except FormatError:
+        wider = _format_of(format, group_size, f32)
+        if fmt.scale == f32 or wider.scale != f32:  # nothing wider, or the user's own choice
+            raise
+        fmt, parts = wider, quantize_nearest(w, wider)
+    packed = QuantTensor.from_parts(parts, str(fmt), NATIVE_STORAGE, w.dtype)
+    return packed.replace(packed.packed.to(w.device))
+
+
+def fitting_format(w: torch.Tensor, format: str, group_size: int | None) -> Format:
+    """Return the format that `quantize` would give a weight; FormatError for one that it would refuse.
+
+    Only the range of the scales is not looked at, which takes rounding.
     """
     if isinstance(w, QuantTensor):
         raise FormatError(f"the weight is already quantised ({w.format})", "call .dequantize() first")
@@ -61,9 +79,9 @@ def quantize(
         remedy = "load it first" if w.is_meta else "call .to_dense() first"
         raise FormatError(f"a {w.layout} weight on {w.device} has no values to round", remedy)
     fmt = _format_of(format, group_size, BY_TORCH[str(w.dtype).removeprefix("torch.")])
-    parts = quantize_nearest(w, fmt)
-    packed = QuantTensor.from_parts(parts, str(fmt), NATIVE_STORAGE, w.dtype)
-    return packed.replace(packed.packed.to(w.device))
+    fmt.check(*w.shape)
+    refuse_non_finite(w)
+    return fmt
 
 
 def _format_of(format: str, group_size: int | None, scale: DType) -> Format:
@@ -111,8 +129,11 @@ def linear(
     >>> linear(torch.randn(2, 3, 128), w, activation="silu").shape
     torch.Size([2, 3, 64])
     """
-    if activation is not None and activation not in ACTIVATIONS:
-        raise SpecError(f"unknown activation {activation!r}", nearest(activation, ACTIVATIONS))
+    if activation is not None and not (isinstance(activation, str) and activation in ACTIVATIONS):
+        remedy = nearest(activation, ACTIVATIONS) if isinstance(activation, str) else f"name one of {_NAMES}, or None"
+        raise SpecError(f"unknown activation {activation!r}", remedy)
+    if not isinstance(numerics, str):
+        raise SpecError(f"numerics={numerics!r} is not the name of a class", "use exact or bf16")
     if not isinstance(w, QuantTensor):
         numerics_named(numerics)
         return _plain(x, w, bias, activation, residual)

@@ -187,6 +187,10 @@ class QuantTensor(torch.Tensor):
         """Whether the packed bytes lie in shared memory."""
         return self.packed.is_shared()
 
+    def apply_(self, callable: object) -> NoReturn:  # type: ignore[override]
+        """Refuse: codes are not changed element by element."""
+        raise FormatError("a quantised weight cannot be changed element by element", "change .dequantize() of it")
+
     def __dlpack__(self, *args: object, **kwargs: object) -> NoReturn:
         raise FormatError("a quantised weight cannot be exported through DLPack", "export .packed, or .dequantize() it")
 

@@ -155,6 +155,7 @@ def run_tunings(
     targets: Sequence[Target],
     *,
     seconds: float,
+    stated: float | None = None,
     threads: int | None = None,
     sampler: Sampling = "tpe",
     again: bool = False,
@@ -169,6 +170,8 @@ def run_tunings(
         problems: Static.
         targets: Those that may be used, the library's aside.
         seconds: For all of them.
+        stated: What was asked for them, where `seconds` differs from run to run: a winner whose search was short of
+            time is searched on when an equal share of this is more than that search had.
         threads: Of the kernels; torch's own number when omitted.
         sampler: Who proposes.
         again: Search although the records know the answer.
@@ -185,8 +188,8 @@ def run_tunings(
 
             share = max(0.0, end - time.monotonic()) / (len(problems) - at)
             tuned = run_job(
-                spec, targets, budget_seconds=share, threads=threads, sampler=sampler, progress=listen, worker=worker,
-                again=again,
+                spec, targets, budget_seconds=share, stated_seconds=(stated or seconds) / len(problems),
+                threads=threads, sampler=sampler, progress=listen, worker=worker, again=again,
             )  # fmt: skip
             yield Tuning(spec, tuned)
     finally:
@@ -213,7 +216,8 @@ def tune(
         args, kwargs: Example inputs of the function.
         target: `auto`, or the target to tune for.
         budget: Time for all of it: seconds, or text such as `60s` or `2m`. It ends within a tenth more, a second at
-            least, and what a running compiler takes; the first problem is measured whatever the budget.
+            least, and what a running compiler takes; the first problem is measured whatever the budget. A record whose
+            search was short of time is searched on when the budget of each problem is larger than it was.
         threads: Of the kernels; torch's own number when omitted.
         rows: Values of M to tune for; by default those that the function was captured with.
         sampler: `tpe` or `random`.

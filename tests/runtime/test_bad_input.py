@@ -81,10 +81,49 @@ def test_a_quantised_weight_is_not_quantised_again(w):
         gridstone.quantize(w, "int8")
 
 
+def test_scales_that_float16_cannot_hold_are_float32_ones():
+    """Where nobody chose their dtype; small weights of a float16 model are nothing unusual."""
+    small = torch.randn(8, 64).half() * 0.002
+    assert gridstone.quantize(small, "int8", group_size=32).format == "int8:g32:f32"
+    with pytest.raises(FormatError, match=r"underflows f16 .use f32 scales"):
+        gridstone.quantize(small, "int8:f16", group_size=32)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64, torch.bool])
+def test_a_bias_that_torch_would_not_add_is_refused(w, dtype):
+    """Breaks when the library drops an imaginary part, or computes what a plain weight refuses."""
+    with pytest.raises(SpecError, match=rf"a bias of {dtype} cannot be added .*(take its .real part|bias.to)"):
+        gridstone.linear(X, w, torch.ones(w.shape[0], dtype=dtype))
+    if dtype.is_complex:
+        with pytest.raises(SpecError, match=r"a residual of torch.complex64 cannot be added"):
+            gridstone.linear(X, w, residual=torch.ones(X.shape[0], w.shape[0], dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: torch.nested.nested_tensor([x, x[:1]]), r"x is a nested tensor .pass its .values"),
+        (lambda x: x.to_sparse(), r"x is a tensor of layout torch.sparse_coo, .*call x.to_dense"),
+        (lambda x: x.to_mkldnn(), r"x is a tensor of layout torch._mkldnn, .*call x.to_dense"),
+    ],
+)
+def test_activations_whose_memory_is_not_their_values(w, change, message):
+    with pytest.raises(SpecError, match=message):
+        gridstone.linear(change(X), w)
+
+
+def test_elements_of_a_quantised_weight_are_not_applied_to(w):
+    """torch's own would crash the process."""
+    with pytest.raises(FormatError, match=r"cannot be changed element by element .change .dequantize"):
+        w.apply_(lambda value: value)
+
+
 def test_unknown_names(w):
     for call, message in (
         (lambda: gridstone.linear(X, w, activation="gello"), "unknown activation 'gello' .did you mean gelu"),
         (lambda: gridstone.linear(X, w, numerics="exakt"), "unknown numerics class 'exakt' .did you mean exact"),
+        (lambda: gridstone.linear(X, w, numerics=None), "numerics=None is not the name of a class .use exact or bf16"),
+        (lambda: gridstone.linear(X, w, activation=F.gelu), "unknown activation <.*gelu.*name one of gelu, .*or None"),
         (
             lambda: gridstone.compile(lambda x: x, target="cpp:avx521"),
             "unknown target 'cpp:avx521' .did you mean .*cpp:avx512",

@@ -143,7 +143,7 @@ def test_a_slice_of_a_packed_buffer_is_refused(w):
 
 def test_scales_that_underflow_are_refused():
     with pytest.raises(FormatError, match="underflows f16"):
-        gridstone.quantize((torch.randn(3, 128) * 1e-7).half(), "int8")
+        gridstone.quantize((torch.randn(3, 128) * 1e-7).half(), "int8:f16")
 
 
 def test_positive_weights_are_refused_by_int1():

@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.utils import prune
 
 import gridstone
 from gridstone.ir.errors import FormatError
@@ -441,10 +442,40 @@ def test_quantize_model_refuses_what_has_no_weight_of_its_own():
             gridstone.quantize_model(module, "int4", group_size=32)
 
 
+@pytest.mark.parametrize(
+    ("undo", "wrap"),
+    [
+        ("remove_weight_norm", torch.nn.utils.weight_norm),
+        ("remove_spectral_norm", torch.nn.utils.spectral_norm),
+        ("prune.remove", lambda layer: prune.random_unstructured(layer, "weight", 0.5)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
+def test_quantize_model_names_what_undoes_a_computed_weight(undo, wrap):
+    with pytest.raises(FormatError, match=rf"call torch.nn.utils.{undo} first"):
+        gridstone.quantize_model(torch.nn.Sequential(wrap(torch.nn.Linear(K, N))), "int4", group_size=32)
+
+
+def test_quantize_model_says_what_stays_tied_to_nothing():
+    model = torch.nn.ModuleDict({"embed": torch.nn.Embedding(N, K), "head": torch.nn.Linear(K, N)})
+    model["head"].weight = model["embed"].weight
+    with pytest.warns(UserWarning, match=r"embed.weight shares the weight of layer head and keeps it in float"):
+        gridstone.quantize_model(model, "int4", group_size=32)
+    assert isinstance(model["head"].weight, QuantTensor)
+    assert not isinstance(model["embed"].weight, QuantTensor)
+
+
+def test_quantize_model_of_a_compiled_module_takes_the_names_inside():
+    model = torch.nn.Sequential(torch.nn.Linear(K, N), torch.nn.Linear(K, N))
+    gridstone.quantize_model(gridstone.compile(model), "int4", group_size=32, skip="0")
+    assert [isinstance(layer.weight, QuantTensor) for layer in model] == [False, True]
+
+
 def test_quantize_model_names_the_layer_that_does_not_fit():
     model = torch.nn.Sequential(torch.nn.Linear(64, 40), torch.nn.Linear(40, 8))
     with pytest.raises(FormatError, match=r"layer 1: K=40 is not a multiple of the group size 64"):
         gridstone.quantize_model(model, "int4", group_size=64)
+    assert not isinstance(model[0].weight, QuantTensor), "all or none"
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ def quantize_nearest(w: torch.Tensor, fmt: Format) -> Quantized:
     """
     n, k = w.shape
     fmt.check(n, k)
+    refuse_non_finite(w)
     values = w.detach().to(device="cpu", dtype=torch.float32)
-    _refuse_non_finite(values)
     groups = values.reshape(n, fmt.groups(k), -1)
     # In float64 from here to the scales: the span of float32 weights may lie outside of float32, at either end.
     low, high = groups.amin(-1).double().clamp(max=0.0), groups.amax(-1).double().clamp(min=0.0)
@@ -86,11 +86,12 @@ def _wider(fmt: Format, span: torch.Tensor) -> str:
     return "scale the weight"
 
 
-def _refuse_non_finite(values: torch.Tensor) -> None:
-    finite = torch.isfinite(values)
+def refuse_non_finite(w: torch.Tensor) -> None:
+    """Raise FormatError, naming the first of them, if a weight is NaN or infinite."""
+    finite = torch.isfinite(w.detach())
     if not bool(finite.all()):
         row, column = (int(i) for i in (~finite).nonzero()[0])
         raise FormatError(
-            f"weight[{row}, {column}] is {float(values[row, column])}: NaN and infinite weights cannot be quantised",
+            f"weight[{row}, {column}] is {float(w[row, column])}: NaN and infinite weights cannot be quantised",
             "find out where it comes from, or replace it first (torch.nan_to_num)",
         )
