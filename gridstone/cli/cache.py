@@ -82,7 +82,13 @@ def list_(
     head = f"{len(artefacts)} artefacts" + (f", the last {len(some)} used" if len(some) < len(artefacts) else "")
     put_table(head, ("key", "target", ">bytes", "spec", "schedule"), shown)
     rows = [
-        (r.spec, f"{r.recipe} {r.schedule}", str(r.environment.threads), microseconds(r.median), r.environment.device)
+        (
+            r.spec,
+            f"{r.recipe} {r.schedule}" + f" ({r.reason})" * bool(r.reason),
+            str(r.environment.threads),
+            microseconds(r.median),
+            r.environment.device,
+        )
         for r in winners
     ]
     put_table(f"{len(rows)} winners", ("problem", "winner", ">threads", ">median", "device"), rows)
@@ -173,5 +179,5 @@ def _plain(record: Record) -> dict[str, JsonValue]:
     return {
         "spec": record.spec, "target": record.target, "recipe": record.recipe, "schedule": record.schedule,
         "median_seconds": record.median, "threads": record.environment.threads, "device": record.environment.device,
-        "created": record.environment.created,
+        "created": record.environment.created, "reason": record.reason, "budget_seconds": record.budget,
     }  # fmt: skip

@@ -46,7 +46,7 @@ FEWEST = 3
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One way to compute a layer, with its samples in seconds by round."""
+    """One way to compute a layer, with its samples in seconds by round; two that are one kernel have the same."""
 
     name: str
     note: str
@@ -84,6 +84,12 @@ class LayerTimes:
             if contestant.name == name and self.floors:
                 return statistics.median(f / s for f, s in zip(self.floors, contestant.samples, strict=True))
         return None
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the tuned kernel is the default one."""
+        default, tuned = (next((c for c in self.contestants if c.name == name), None) for name in ("default", "tuned"))
+        return default is not None and tuned is not None and default.note == tuned.note
 
     @property
     def best(self) -> str:
@@ -148,7 +154,7 @@ def random_operands(spec: Spec) -> tuple[torch.Tensor, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Entrant:
-    name: str
+    names: tuple[str, ...]  # of the contestants that it is
     note: str
     call: Call
     rotation: Rotation
@@ -181,19 +187,23 @@ def entrants_of(
     found: list[_Entrant] = []
     for dtype in (f32, bf16):
         plain = plain_spec(spec, dtype)
-        found.append(_Entrant(f"library {dtype}", "torch", library_call(plain), _rotation(plain, threads, at_least)[0]))
+        found.append(
+            _Entrant((f"library {dtype}",), "torch", library_call(plain), _rotation(plain, threads, at_least)[0])
+        )
     rotation, size = _rotation(spec, threads, at_least)
     served = looked_up(spec)  # what a call with these rows runs is chosen, and its schedule checked, for their bucket
     recipe = default_recipe(served, target)
+    choices: dict[tuple[str, Schedule, Target], tuple[str, ...]] = {}
     if recipe is not None:
-        start = recipe.space.default(served, target)
-        note = f"{recipe.name} {print_schedule(start)}"
-        found.append(_Entrant("default", note, _kernel(served, recipe, start, target), rotation))
+        choices[recipe.name, recipe.space.default(served, target), target] = ("default",)
     if record is not None:
         best, on = recipe_named(record.recipe), parse_target(record.target)
-        schedule = parse_schedule(record.schedule, best.schedule, best.space.default(served, on))
-        note = f"{record.recipe} {record.schedule}"
-        found.append(_Entrant("tuned", note, _kernel(served, best, schedule, on), rotation))
+        choice = best.name, parse_schedule(record.schedule, best.schedule, best.space.default(served, on)), on
+        # One kernel is timed once: twice, noise would tell it from itself.
+        choices[choice] = (*choices.get(choice, ()), "tuned")
+    for (kind, schedule, on), names in choices.items():
+        call = _kernel(served, recipe_named(kind), schedule, on)
+        found.append(_Entrant(names, f"{kind} {print_schedule(schedule)}", call, rotation))
     return tuple(found), size
 
 
@@ -204,7 +214,7 @@ def measure_layer(
 
     Args:
         spec: Static; the tuned record is that of its M's bucket.
-        target: What the default is emitted for; this machine's when omitted.
+        target: What the default is emitted for and the tuned record is of; this machine's widest when omitted.
         threads: Torch's own number when omitted; a record of another number is not used.
         seconds: After this long no round begins, though there are a few rounds in any case.
         at_least: Bytes that every contestant's operands rotate over, if the caches do not ask for more.
@@ -215,12 +225,14 @@ def measure_layer(
     torch.set_num_threads(number)
     try:
         with torch.inference_mode():
-            record = tuned_record(looked_up(resolved), number)
+            record = tuned_record(looked_up(resolved), number, str(on))
             entrants, rotated = entrants_of(resolved, on, record, number, at_least)
             samples, floors = _rounds(entrants, _floor(resolved, number), seconds)
     finally:
         torch.set_num_threads(before)
-    contestants = tuple(Contestant(e.name, e.note, tuple(row)) for e, row in zip(entrants, samples, strict=True))
+    contestants = tuple(
+        Contestant(name, e.note, tuple(row)) for e, row in zip(entrants, samples, strict=True) for name in e.names
+    )
     return LayerTimes(resolved, contestants, tuple(floors), rotated)
 
 

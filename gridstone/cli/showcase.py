@@ -162,12 +162,14 @@ def _tuned(
     matched = explain(model, **batches[0]).matched
     rows = sorted({bucket(int(batch["input_ids"].numel())) for batch in batches})
     problems = problems_of([part.spec for part, _ in matched], rows, targets[0])
-    end = time.monotonic() + budget
+    end, special_seconds = time.monotonic() + budget, budget * LANGUAGE_MODEL_SHARE * language_model
     found: list[Tuning] = []
     if language_model:  # first, so that what it takes beyond its share is taken off the others'
-        special, seconds = problems_of([LANGUAGE_MODEL], (), targets[0]), budget * LANGUAGE_MODEL_SHARE
-        found.extend(run_tunings(special, targets, seconds=seconds, progress=progress))
-    found.extend(run_tunings(problems, targets, seconds=max(0.0, end - time.monotonic()), progress=progress))
+        special = problems_of([LANGUAGE_MODEL], (), targets[0])
+        found.extend(run_tunings(special, targets, seconds=special_seconds, progress=progress))
+    # What is stated is the same in the next run with this budget, so that it searches nothing again.
+    left, stated = max(0.0, end - time.monotonic()), budget - special_seconds
+    found.extend(run_tunings(problems, targets, seconds=left, stated=stated, progress=progress))
     return problems, tuple(found)
 
 

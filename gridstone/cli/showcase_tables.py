@@ -18,7 +18,8 @@ OTHER_CLASS = """\
 SLOWER = """\
 + slower than the library call of the same class on plain weights, which hold several times the bytes. With many rows
   arithmetic is the limit, smaller weights do not help, and decoding them comes on top; with few rows it is the other
-  way round. Nothing faster is recorded here for packed weights: `gridstone tune` with a longer --budget searches on."""
+  way round. Nothing faster is recorded here for packed weights. `gridstone tune` with a longer --budget searches on
+  where a search was short of time, and with --again everywhere."""
 COLUMNS = """\
 library: torch's own call on plain weights. default, tuned: ours on packed weights, with the default schedule and with
 the one that tuning chose. vs f32, vs best: the library's float32 time, and the better of its two, divided by ours.
@@ -63,8 +64,10 @@ def schedules_text(layers: Sequence[LayerTimes]) -> str:
     for one in layers:
         name, _, rows = _layer_name(one)
         notes = {c.name: choice_text(*c.note.split(" ", 1)) for c in one.contestants if c.name in ("default", "tuned")}
+        if one.is_default:
+            notes = {"tuned = default": notes["default"]}
         lines.extend(f"{name}, M={rows}, {kind}: {text}" for kind, text in notes.items())
-        if "tuned" not in notes:
+        if one.seconds("tuned") is None:
             lines.append(f"{name}, M={rows}: not tuned (gridstone tune)")
     return "\n".join(lines)
 
@@ -140,7 +143,7 @@ def summary(shown: Showcase) -> str:
     if late:
         lines.append(f"{late} problems got no time and run their default schedule: the next run tunes them")
     elif shown.searches:
-        lines.append("what was found is recorded: the next run searches and compiles nothing")
+        lines.append("what was found is recorded: the next run with this budget searches and compiles nothing")
     return "\n".join([*lines, verdict])
 
 

@@ -117,8 +117,10 @@ def is_late(tuned: Tuned) -> bool:
 
 
 def _doubt(tuned: Tuned) -> str:
-    if tuned.winner.status == "winner":
-        return ""
+    winner = tuned.winner
+    if winner.status == "winner":
+        more = f"; a --budget above {winner.budget:.3g}s for it searches on" if tuned.reused and winner.budget else ""
+        return f" ({winner.reason}{more})" if winner.reason else ""
     return " (not measured)" if is_late(tuned) else " (no candidate was right)"
 
 
@@ -142,6 +144,7 @@ def tuning_json(one: Tuning) -> dict[str, JsonValue]:
         "recipe": winner.recipe,
         "target": winner.target,
         "schedule": winner.schedule,
+        "reason": winner.reason,
         "median_seconds": winner.median if winner.samples else None,
         "library_seconds": tuned.library_seconds,
         "tried": tuned.measured,

@@ -22,8 +22,20 @@ from gridstone.ir.errors import CacheError
 from gridstone.kernel_cache.files import exclusive, listed, read_regular, set_aside, warn_unwritable, write_over
 from gridstone.kernel_cache.key import seal, sha256, unseal
 
-SCHEMA = 1
-MIGRATIONS: dict[int, Callable[[object], object]] = {}  # schema n -> what turns a decoded book of n into one of n + 1
+SCHEMA = 2
+
+
+def _without_budgets(book: object) -> object:
+    """Books of schema 1 hold no budgets, which may be left out: nobody knows them any more."""
+    return book
+
+
+# schema n -> what turns a decoded book of n into one of n + 1
+MIGRATIONS: dict[int, Callable[[object], object]] = {1: _without_budgets}
+# Reasons of winners that a later search may better; an empty reason is that of a search that came to its own end.
+INTERRUPTED = "interrupted"
+UNRACED = "not raced: short of time"
+PARTIAL = "searched in part: short of time"
 TEXT_LIMIT = 8192  # characters of a spec, a schedule or a reason
 NAME_LIMIT = 256  # characters of any other text
 SAMPLE_LIMIT = 10_000
@@ -98,9 +110,10 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         schedule: Text of the schedule.
         samples: Raw times in seconds; may be empty for a failure only.
         status: "winner" (at most one per problem), "loser" or "failed".
-        reason: Why it failed or lost, for people; may be empty.
+        reason: Why it failed or lost, or what a winner's search left undone, for people; may be empty.
         environment: Where it was measured.
         proof: Required, and within tolerance, for a winner; None when nothing finite was compared.
+        budget: Seconds of the search that made it; None when they are not known.
 
     Raises:
         CacheError: Names the field that is not as above.
@@ -116,6 +129,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
     environment: Environment
     proof: Proof | None = None
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         for field in ("spec", "schedule", "reason"):
@@ -130,11 +144,20 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise CacheError(f"a {self.status} without samples: {self.schedule}", "measure it first")
         if self.status == "winner" and (self.proof is None or max(self.proof.worst_element, self.proof.worst_rms) > 1):
             raise CacheError(f"{self.schedule} may not win: its proof is {self.proof}", "only proven kernels win")
+        if self.budget is not None and not (math.isfinite(self.budget) and self.budget >= 0):
+            raise CacheError(
+                f"budget={self.budget} of a record is no number of seconds", "give None if it is not known"
+            )
 
     @property
     def median(self) -> float:
         """Median time in seconds; infinite without samples."""
         return statistics.median(self.samples) if self.samples else math.inf
+
+    @property
+    def doubt(self) -> str:
+        """Why nobody knows that this winner is faster than what it was to be raced against; empty when it raced."""
+        return self.reason if self.status == "winner" and self.reason in (INTERRUPTED, UNRACED) else ""
 
     @property
     def identity(self) -> tuple[str, str, str, str]:

@@ -1,7 +1,8 @@
 """The conclusion of a job: what was tried, as records with a winner.
 
 Whoever is to take an earlier winner's place has to beat it in a race: a job that was interrupted, had no time to race,
-or lacks the compiler to build it leaves it where it is.
+or lacks the compiler to build it leaves it where it is. A winner of a job that was short of time says so in its reason,
+with the job's budget: one with a larger budget goes on.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gridstone.kernel_cache.records import Record
+import msgspec
+
+from gridstone.kernel_cache.records import INTERRUPTED, PARTIAL, UNRACED, Record
 from gridstone.tuner.candidate import Candidate
 from gridstone.tuner.final import Final, Standing
-from gridstone.tuner.ledger import INCOMPLETE, INTERRUPTED, Ledger
-
-UNRACED = "not raced: short of time"
+from gridstone.tuner.ledger import INCOMPLETE, Ledger
 
 _LOG = logging.getLogger("gridstone")
 
@@ -26,7 +27,7 @@ class Conclusion:
 
     Args:
         winner: What to use.
-        records: What is to be kept, the winner's first unless it is an earlier job's.
+        records: What is to be kept, the winner's first unless it is an earlier job's and nothing new is known of it.
         standings: By point, with the samples of the race for those that raced.
     """
 
@@ -44,6 +45,7 @@ def conclude(
     *,
     interrupted: bool,
     complete: bool,
+    partial: bool,
 ) -> Conclusion:
     """Return what a job ends with; nothing is written.
 
@@ -55,15 +57,20 @@ def conclude(
         fallback: What is used although nothing is valid.
         interrupted: Whether the job did not come to its end.
         complete: Whether every toolchain is there.
+        partial: Whether the budget ended the search.
     """
     standings = {**tried, **{standing.point: standing for standing in final.entrants}}
-    earlier = ledger.incumbent(complete)
-    if earlier is not None:
-        point, kept = earlier
-        known = standings.get(point) if point is not None else None
-        if (known is None or known.error is None) and (point is None or not final.raced):
-            losses = [_loss(ledger, s, kept.median) for s in standings.values() if s.point != point]
+    point, kept = ledger.incumbent(complete) or (None, None)
+    reason = _reason(final, interrupted, complete, partial)
+    known = standings.get(point) if point is not None else None
+    if kept is not None and known is not None and known.error is not None:
+        kept = None
+    if kept is not None and (point is None or not final.raced):
+        losses = [_loss(ledger, s, kept.median) for s in standings.values() if s.point != point]
+        if interrupted or point is None or not kept.reason or not ledger.is_winner(kept):
             return Conclusion(kept, tuple(losses), standings)
+        winner = _doubted(ledger, kept, kept, PARTIAL if (kept.reason, reason) == (PARTIAL, UNRACED) else reason)
+        return Conclusion(winner, (winner, *losses), standings)
     best = final.winner(baselines)
     losses = [_loss(ledger, s, best.seconds if best else None) for s in standings.values() if s is not best]
     if best is None:
@@ -72,11 +79,31 @@ def conclude(
         if losses:
             _LOG.warning("all %d candidates failed; %s is used as it is: %s", len(losses), fallback.text, reason)
         return Conclusion(ledger.record(fallback, "failed", (), None, reason), tuple(losses), standings)
-    reason = "" if final.raced or len(final.entrants) == 1 else UNRACED
-    reason = reason if complete else INCOMPLETE
-    reason = INTERRUPTED if interrupted else reason
     winner = ledger.record(best.candidate, "winner", best.samples, best.evidence, reason)
+    winner = winner if kept is None else _doubted(ledger, winner, kept, reason)
     return Conclusion(winner, (winner, *losses), standings)
+
+
+def _reason(final: Final, interrupted: bool, complete: bool, partial: bool) -> str:
+    """Return why a later job shall try to better this one's winner; empty when it shall not."""
+    if interrupted:
+        return INTERRUPTED
+    if not complete:
+        return INCOMPLETE
+    if not final.raced and len(final.entrants) > 1:
+        return UNRACED
+    return PARTIAL if partial else ""
+
+
+def _doubted(ledger: Ledger, winner: Record, earlier: Record, reason: str) -> Record:
+    """Return this job's winner after an earlier one, with its reason and the largest budget that was too short.
+
+    Whatever stays or wins against the winner of a search that came to its own end is not worse, and settles as much.
+    """
+    reason = reason if earlier.reason else ""
+    still_short = reason in (UNRACED, PARTIAL) and earlier.reason in (UNRACED, PARTIAL)
+    budget = max(ledger.budget or 0.0, earlier.budget or 0.0) if still_short else ledger.budget
+    return msgspec.structs.replace(winner, reason=reason, budget=budget)
 
 
 def _loss(ledger: Ledger, standing: Standing, best_seconds: float | None) -> Record:

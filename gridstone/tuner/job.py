@@ -55,6 +55,7 @@ def tune(
     targets: Sequence[Target],
     *,
     budget_seconds: float = 60.0,
+    stated_seconds: float | None = None,
     max_evaluations: int | None = None,
     threads: int | None = None,
     sampler: Sampler | Literal["random", "tpe"] = Sampler.TPE,
@@ -76,6 +77,8 @@ def tune(
         budget_seconds: Of the whole job, which ends within a tenth more (a second at least) and what a running compiler
             takes. The library call and the default are screened whatever it is, unless it is 0: then only the records
             are asked.
+        stated_seconds: Those to compare with an earlier job's: a winner whose search was short of time is searched on
+            when there are more of both. `budget_seconds` when omitted.
         max_evaluations: Candidates to try at most.
         threads: Of the kernels; torch's own number when omitted.
         sampler: Who proposes.
@@ -114,8 +117,9 @@ def tune(
         spec, tuple({target.storage: None for _, target in choices}), threads or torch.get_num_threads(), SEEDS, kept
     )
     book = book or (default_book() if store is None else RecordBook(store.root))
-    ledger = Ledger(book, spec, problem.threads, candidates, able)
-    settled = None if again else ledger.settled(complete)
+    stated = budget_seconds if stated_seconds is None else stated_seconds
+    ledger = Ledger(book, spec, problem.threads, candidates, able, max(stated, budget_seconds))
+    settled = None if again else ledger.settled(complete, min(stated, budget_seconds))
     if settled is not None:
         return Tuned(settled, (), 0, True, Stop.REUSED, 0.0, 0, candidates.points.size, False, None)
     measurer = worker or SubprocessMeasurer()
@@ -186,7 +190,7 @@ class _Job:
         except BaseException:  # an interrupt, a problem that cannot be measured any more, a bug: keep what was learned
             self._save()
             raise
-        found = self._conclusion(final)
+        found = self._conclusion(final, partial=stop is Stop.BUDGET)
         self._ledger.put(found.records)
         self._report(Phase.DONE)
         return self._told(found, stop, final.raced)
@@ -206,7 +210,7 @@ class _Job:
             elif self._pace.out_of_evaluations():
                 return Stop.EVALUATIONS
             elif room < 1:
-                return Stop.BUDGET
+                return Stop.BUDGET if self._search.left else Stop.EXHAUSTED
             elif self._pace.is_plateau():
                 return Stop.PLATEAU
             batch = self._search.propose(room)
@@ -293,11 +297,11 @@ class _Job:
         """Return the seconds to keep for the race."""
         return race_seconds(self._finalists())
 
-    def _conclusion(self, final: Final, *, interrupted: bool = False) -> Conclusion:
+    def _conclusion(self, final: Final, *, interrupted: bool = False, partial: bool = False) -> Conclusion:
         return conclude(
             self._ledger, final, self._standings, self._baselines,
             self._candidates.candidate(self._baselines[0] if self._baselines else 0),
-            interrupted=interrupted, complete=self._settings.complete,
+            interrupted=interrupted, complete=self._settings.complete, partial=partial,
         )  # fmt: skip
 
     def _save(self) -> None:

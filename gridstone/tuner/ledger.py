@@ -15,7 +15,18 @@ from gridstone.ir.tensor import Dim
 from gridstone.ir.text import print_spec
 from gridstone.kernel_cache.host import cpu_facts, device_name
 from gridstone.kernel_cache.make import TOOLCHAINS
-from gridstone.kernel_cache.records import NAME_LIMIT, TEXT_LIMIT, Environment, Proof, Record, RecordBook, Status
+from gridstone.kernel_cache.records import (
+    INTERRUPTED,
+    NAME_LIMIT,
+    PARTIAL,
+    TEXT_LIMIT,
+    UNRACED,
+    Environment,
+    Proof,
+    Record,
+    RecordBook,
+    Status,
+)
 from gridstone.kernel_cache.staleness import environment_change
 from gridstone.lower.bucket import BUCKETS, ROWS, generalize
 from gridstone.lower.schedule import Schedule, print_schedule
@@ -25,9 +36,7 @@ from gridstone.templates.render import recipe_hash
 from gridstone.tuner.candidate import Candidate, Candidates
 from gridstone.tuner.protocol import Evidence
 
-# Reasons of winners that a later job shall try to better.
-INTERRUPTED = "interrupted"
-INCOMPLETE = "a toolchain was missing"
+INCOMPLETE = "a toolchain was missing"  # of a winner that a job with all of them shall try to better
 
 
 class Ledger:
@@ -40,6 +49,7 @@ class Ledger:
         candidates: Those of the job.
         able: Every recipe that computes the spec, with its target, also where the toolchain is missing; the others'
             records, and those of recipes that have changed, are stale.
+        budget: Seconds of the job, which its records tell; None when nobody counts them.
     """
 
     def __init__(
@@ -49,23 +59,24 @@ class Ledger:
         threads: int,
         candidates: Candidates,
         able: Sequence[tuple[Recipe[Schedule], Target]],
+        budget: float | None = None,
     ) -> None:
         self._book, self._spec, self._text, self._threads = book, spec, print_spec(spec), threads
-        self._candidates = candidates
+        self._candidates, self.budget = candidates, budget
         targets = [target for _, target in able if target.language is not Language.LIBRARY]
         self._device = device_name(targets[0] if targets else None)
         self._hashes = {(recipe.name, str(target)): recipe_hash(recipe) for recipe, target in able}
         self._kept = book.get(self._text, self._device, threads)
 
-    def settled(self, complete: bool) -> Record | None:
+    def settled(self, complete: bool, budget: float) -> Record | None:
         """Return a winner that needs no further search: of a job that ended, not stale, feasible here.
 
         Args:
             complete: Whether every toolchain is there: then a winner that was found without one is none.
+            budget: Seconds that a search would have; for more than its own, one that was short of time is none.
         """
         for record in self._kept:
-            open_to_doubt = record.reason == INTERRUPTED or (complete and record.reason == INCOMPLETE)
-            if record.status != "winner" or open_to_doubt or not self._is_current(record):
+            if record.status != "winner" or _is_open(record, complete, budget) or not self._is_current(record):
                 continue
             if environment_change(record):
                 continue
@@ -85,6 +96,10 @@ class Ledger:
             if current and (point is not None or not complete):
                 return point, record
         return None
+
+    def is_winner(self, record: Record) -> bool:
+        """Return whether a record is the winner still: another job may have found a better one meanwhile."""
+        return record in _winners(self._book.get(self._text, self._device, self._threads))
 
     def seeds(self) -> tuple[int, ...]:
         """Return the points of earlier winners, stale ones too: this problem's, and that of the nearest other M."""
@@ -131,6 +146,7 @@ class Ledger:
             reason[:TEXT_LIMIT],
             self.environment(candidate),
             proof,
+            self.budget,
         )
 
     def put(self, records: Sequence[Record]) -> None:
@@ -157,6 +173,13 @@ class Ledger:
                 if found:
                     return found
         return ()
+
+
+def _is_open(record: Record, complete: bool, budget: float) -> bool:
+    """Return whether a search with this budget may know better than the one that found this winner."""
+    if record.reason in (UNRACED, PARTIAL):
+        return budget > (record.budget or 0.0)
+    return record.reason == INTERRUPTED or (complete and record.reason == INCOMPLETE)
 
 
 def _winners(records: Sequence[Record]) -> tuple[Record, ...]:

@@ -5,10 +5,17 @@ from types import SimpleNamespace
 import pytest
 
 from gridstone.cli import layers
+from gridstone.cli.showcase_tables import schedules_text
 from gridstone.cli.tune import served_by
 from gridstone.ir.text import parse_spec
+from gridstone.kernel_cache.host import host_target
 from gridstone.kernel_cache.make import default_book
+from gridstone.kernel_cache.records import UNRACED
+from gridstone.lower.schedule import print_schedule
 from gridstone.lower.target import parse_target
+from gridstone.templates.registry import default_recipe
+from gridstone.tuner import job
+from gridstone.tuner.final import Final
 from gridstone.tuner.limits import Limits
 
 SPEC = "gemm[x: f32(M,64), w: int4:g32(64,64)] + relu"
@@ -98,9 +105,51 @@ def test_bench_runs_what_was_tuned_for_the_bucket():
     spec = parse_spec("gemm[x: f32(33,64), w: int4:g32@lane16(64,64)]")
     record = SimpleNamespace(recipe="gemm.cpp.direct", target=str(target), schedule="direct(m_chunk=96)")
     entrants, _ = layers.entrants_of(spec, target, record, 1, 0)
-    assert [one.name for one in entrants] == ["library f32", "library bf16", "default", "tuned"]
+    assert [one.names for one in entrants] == [("library f32",), ("library bf16",), ("default",), ("tuned",)]
     for one in entrants[2:]:
         assert one.call(*layers.random_operands(spec)).shape == (33, 64)
+
+
+def test_bench_times_a_default_that_was_chosen_once(monkeypatch):
+    """Breaks when noise makes one kernel two contestants with different speeds."""
+    monkeypatch.setattr(layers, "measure_limits", lambda part, threads: Limits(1e9, 1e12, 1e12))
+    monkeypatch.setattr(layers, "ARENA", 64)
+    target = parse_target("cpp:generic")
+    spec = parse_spec("gemm[x: f32(4,64), w: int4:g32@lane16(64,64)]")
+    recipe = default_recipe(spec, target)
+    record = SimpleNamespace(
+        recipe=recipe.name, target=str(target), schedule=print_schedule(recipe.space.default(spec, target))
+    )
+    monkeypatch.setattr(layers, "tuned_record", lambda *problem: record)
+    times = layers.measure_layer(spec, target=target, threads=1, seconds=0.1)
+    default, tuned = times.contestants[2:]
+    assert (default.name, tuned.name) == ("default", "tuned")
+    assert default.samples == tuned.samples
+    assert schedules_text([times]) == f"64 x 64, M=4, tuned = default: {record.schedule}"
+
+
+def test_bench_shows_the_record_of_the_target_that_it_is_given(run, empty_cache, little_search, monkeypatch):
+    monkeypatch.setattr(layers, "measure_limits", lambda part, threads: Limits(1e9, 1e12, 1e12))
+    monkeypatch.setattr(layers, "ARENA", 64)
+    assert host_target() != parse_target("cpp:generic")
+    assert run("tune", SPEC, "--m", "1", "--target", "cpp:generic", "--budget", "20s").status == 0
+    (other,) = run("bench", SPEC, "--m", "1", "--seconds", "0.1", "--json").json
+    assert "tuned" not in other["seconds"], "a winner of another target"
+    (one,) = run("bench", SPEC, "--m", "1", "--seconds", "0.1", "--target", "cpp:generic", "--json").json
+    assert one["seconds"]["tuned"] > 0
+
+
+def test_what_was_not_raced_says_so_until_a_larger_budget_does(run, empty_cache, little_search, monkeypatch):
+    """The record is that of a search which ended before there was time to race."""
+    with monkeypatch.context() as patch:
+        patch.setattr(job._Job, "_race", lambda self: Final(self._finalists(), False))
+        assert "(not raced: short of time)" in run("tune", SPEC, "--m", "1", "--budget", "20s").out
+    assert run("tune", SPEC, "--m", "1", "--budget", "20s", "--json").json[0]["reused"]
+    said = " ".join(run("tune", SPEC, "--m", "1", "--budget", "20s").out.split())
+    assert "(not raced: short of time; a --budget above 20s for it searches on)" in said
+    assert run("cache", "list", "--json").json["winners"][0]["reason"] == UNRACED
+    assert "not raced" in run("cache", "list").out
+    assert not run("tune", SPEC, "--m", "1", "--budget", "40s", "--json").json[0]["reused"]
 
 
 def test_bench_says_when_operands_do_not_fit_in_memory(run):

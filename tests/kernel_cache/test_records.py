@@ -361,6 +361,25 @@ def test_an_older_schema_is_migrated_and_left_in_place(book: RecordBook, monkeyp
     assert not file_of(book, 0).exists()
 
 
+def test_records_without_budgets_are_still_read(book: RecordBook) -> None:
+    """Schema 1 knew none."""
+    put(book, WINNER)
+    body = json.loads(file_of(book).read_bytes())["body"]
+    for one in body["records"]:
+        del one["budget"]
+    file_of(book, 1).parent.mkdir()
+    file_of(book, 1).write_bytes(forged(body, schema=1))
+    file_of(book).unlink()
+    assert kept(book) == tuple(book.all()) == (WINNER,)
+    assert WINNER.budget is None
+
+
+@pytest.mark.parametrize("budget", [-1.0, math.nan, math.inf])
+def test_a_budget_is_a_number_of_seconds(budget: float) -> None:
+    with pytest.raises(CacheError, match=rf"budget={budget} of a record is no number of seconds.*give None"):
+        msgspec.structs.replace(WINNER, budget=budget)
+
+
 def test_a_newer_gridstone_with_another_schema_is_left_alone(book: RecordBook) -> None:
     newer = file_of(book, records_module.SCHEMA + 1)
     newer.parent.mkdir(parents=True)

@@ -6,6 +6,7 @@ import logging
 import threading
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ import gridstone
 from gridstone.ir.text import print_spec
 from gridstone.kernel_cache.host import device_name, host_target
 from gridstone.kernel_cache.make import TOOLCHAINS, default_book
-from gridstone.kernel_cache.records import Environment, Proof, Record
+from gridstone.kernel_cache.records import UNRACED, Environment, Proof, Record
 from gridstone.kernel_cache.staleness import compiler_release
 from gridstone.lower.bucket import problem
 from gridstone.lower.schedule import parse_schedule, print_schedule
@@ -133,6 +134,11 @@ def test_a_record_beats_the_default(w, empty_cache):
     assert run(w, 2).why == "default schedule"
 
 
+def test_a_record_that_was_not_raced_says_so(w, empty_cache):
+    keep(msgspec.structs.replace(record(w), reason=UNRACED))
+    assert run(w).why == "tuned record, not raced: short of time"
+
+
 def test_a_record_of_a_bucket_serves_all_its_rows(w, empty_cache):
     keep(record(w, 8, recipe="gemm.cpp.direct", schedule="direct(prefetch=2048)"))
     for rows in (5, 6, 8):
@@ -201,7 +207,7 @@ def test_a_stale_record_is_named_not_used_and_searched_anew(w, empty_cache, chan
     spec = spec_for(w, 1)
     able = [pair for target in (host_target(), TORCH) for pair in pairs(RECIPES, spec, target)]
     ledger = Ledger(default_book(), spec, torch.get_num_threads(), Candidates(spec, able), able)
-    assert ledger.settled(complete=True) is None
+    assert ledger.settled(complete=True, budget=60.0) is None
     assert len(ledger.seeds()) == (changes.get("recipe") != "gemm.cpp.retired")
 
 

@@ -2,17 +2,18 @@
 
 import threading
 
+import msgspec
 import pytest
-from answer_table import LIBRARY, Table, smooth
+from answer_table import LIBRARY, Table, Untouchable, smooth
 
 from gridstone.ir.errors import GridstoneError, MismatchError
 from gridstone.kernel_cache import make
 from gridstone.kernel_cache.host import host_target
-from gridstone.kernel_cache.records import RecordBook
+from gridstone.kernel_cache.records import PARTIAL, UNRACED, RecordBook
 from gridstone.kernel_cache.store import Store
 from gridstone.lower.target import Language, parse_target
 from gridstone.tuner.job import SAVE_SECONDS
-from gridstone.tuner.outcome import Phase
+from gridstone.tuner.outcome import Phase, Stop
 
 BEST = "knobs(tile=8,stages=2)"
 
@@ -76,6 +77,58 @@ class TestPlace:
         tuned = place(Table())
         assert tuned.winner == place.kept()[0] == first
         assert {record.recipe for record in tuned.records} == {"gemm.library.torch"}
+
+
+class TestShortOfTime:
+    def test_a_larger_budget_searches_on_and_the_same_does_not(self, place):
+        """Breaks when a winner that was never raced is final."""
+        first = place(Table(), budget_seconds=0.15)
+        assert (first.stop, first.winner.reason, first.winner.budget) == (Stop.BUDGET, UNRACED, 0.15)
+        assert first.winner.doubt == UNRACED
+        assert place(Untouchable(), budget_seconds=0.15).winner == first.winner
+        table = Table()
+        second = place(table, budget_seconds=4.0)
+        assert (second.reused, second.raced) == (False, True)
+        assert first.winner.schedule in " ".join(table.raced[0])
+        assert second.winner.doubt == ""
+
+    def test_so_it_is_when_part_was_searched(self, place):
+        first = place(Table(), budget_seconds=1.5)
+        assert (first.stop, first.raced, first.winner.reason) == (Stop.BUDGET, True, PARTIAL)
+        assert first.measured < first.feasible
+        for budget in (1.5, 1.0, 0.0):
+            assert place(Untouchable(), budget_seconds=budget).reused
+        second = place(Table())
+        assert (second.reused, second.winner.schedule, second.winner.reason) == (False, BEST, "")
+        assert place(Untouchable(), budget_seconds=1e6).reused, "the search came to its own end"
+
+    def test_what_cannot_be_raced_again_settles_the_larger_budget_too(self, place):
+        """Breaks when every run with that budget searches, finds no time to race, and leaves the record as it was."""
+        place(Table(), budget_seconds=0.15)
+        second = place(Table(), budget_seconds=0.2)
+        assert (second.reused, second.raced) == (False, False)
+        assert (place.kept()[0], second.winner.budget) == (second.winner, 0.2)
+        assert place(Untouchable(), budget_seconds=0.2).reused
+
+    def test_a_short_search_takes_nothing_from_one_that_ended(self, place):
+        place(Table())
+        assert place(Table(), again=True, budget_seconds=1.5).winner.reason == ""
+        assert place(Untouchable(), budget_seconds=1e6).reused
+
+    def test_a_record_without_a_budget_is_searched_on(self, place):
+        """One of an older version."""
+        first = place(Table(), budget_seconds=0.15).winner
+        old = msgspec.structs.replace(first, budget=None)
+        place.book.put(old.spec, old.environment.device, 2, (old,))
+        assert not place(Table(), budget_seconds=0.15).reused
+        assert place(Untouchable(), budget_seconds=0.15).reused
+
+    def test_the_share_that_was_stated_decides(self, place):
+        """Breaks when what other problems leave of their shares makes a second run with one budget search again."""
+        place(Table(), budget_seconds=1.5, stated_seconds=2.0)
+        assert place(Untouchable(), budget_seconds=9.0, stated_seconds=2.0).reused
+        assert place(Untouchable(), budget_seconds=1.0, stated_seconds=9.0).reused, "there is less"
+        assert not place(Table(), budget_seconds=4.0, stated_seconds=9.0).reused
 
 
 class TestEnd:
