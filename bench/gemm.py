@@ -221,7 +221,9 @@ def main() -> None:
         inner(arguments)
         return
     rows: list[dict[str, object]] = []
-    print("share of the read bandwidth (M up to 4) or of the bf16 dot's peak (above), in brackets of the floor, which is")
+    print(
+        "share of the read bandwidth (M up to 4) or of the bf16 dot's peak (above), in brackets of the floor, which is"
+    )
     print("the longer of reading the weights and the products; and how many times as fast as torch's faster path")
     for threads in arguments.threads.split(","):
         cpus = " ".join(str(cpu) for cpu in range(int(threads)))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import dataclasses
 import itertools
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from gridstone.ir.errors import GridstoneError
 from gridstone.ir.ops.gemm import Gemm
@@ -20,11 +22,13 @@ from gridstone.kernel_cache.gpu import fits
 from gridstone.kernel_cache.toolchain import Toolchain
 from gridstone.kernel_cache.toolchain_cuda import CudaToolchain
 from gridstone.kernel_cache.toolchain_triton import TritonToolchain
+from gridstone.lower.cost import Cost, GemmSchedule, predict
 from gridstone.lower.schedule import Schedule, print_schedule
 from gridstone.lower.target import TARGETS, Language, Target
 from gridstone.templates.emit import emit
 from gridstone.templates.recipe import Recipe
 from gridstone.templates.registry import recipes_for
+from gridstone.templates.render import recipe_hash
 from gridstone.templates.source import Source
 
 CHAINS: dict[Language, Toolchain] = {chain.language: chain for chain in (CudaToolchain(), TritonToolchain())}
@@ -35,9 +39,12 @@ LARGE = (
     "gemm[x: bf16(M,11008), w: int8:g128(520,11008)]",
     "gemm[x: f16(M,2048), w: int8:channel(2056,2048)] + bias + gelu_tanh",
 )
-SHAPES = ((4096, 4096), (14336, 4096), (4096, 14336), (28672, 8192))
+SHAPES = ((4096, 4096), (8192, 8192), (28672, 8192), (8192, 28672), (57344, 8192))  # N x K of the benchmark
+BENCH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+WEIGHT = "int4:g128"  # of the benchmark
+LATE = "not built: the time is up"
 _TRIES = 4000  # at most to draw a feasible schedule
-BENCH_ROWS = (1, 4, 16, 64, 256)
+_AHEAD = 4  # builds under way, or done and not yet used, for each core
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,15 @@ class Job:
 
     def __str__(self) -> str:
         return f"{self.target} {self.recipe.name} {print_schedule(self.schedule)} {print_spec(self.spec)}"
+
+    @property
+    def key(self) -> str:
+        """What its result is kept under: another template makes another kernel."""
+        return f"{self} {recipe_hash(self.recipe)}"
+
+    def predicted(self) -> Cost:
+        """Return what the cost model says of it."""
+        return predict(self.spec, cast("GemmSchedule", self.schedule), self.target)
 
 
 @dataclass(frozen=True)
@@ -131,40 +147,53 @@ def _draw(recipe: Recipe[Schedule], spec: Spec, target: Target, count: int, rng:
             yield schedule
 
 
+def bench_spec(n: int, k: int, m: int, dtype: str, target: Target) -> Spec:
+    """Return a problem of the benchmark."""
+    return parse_spec(f"gemm[x: {dtype}({m},{k}), w: {WEIGHT}({n},{k})]").with_storage(target.storage)
+
+
 def bench_jobs(
     targets: Sequence[Target], shapes: Sequence[tuple[int, int]], rows: Sequence[int], dtype: str, only: str = ""
 ) -> list[Job]:
     """Return every recipe's default for int4 layers of these (N, K) and rows."""
     jobs: list[Job] = []
     for (n, k), m, target in itertools.product(shapes, rows, targets):
-        spec = parse_spec(f"gemm[x: {dtype}({m},{k}), w: int4:g128({n},{k})]").with_storage(target.storage)
+        spec = bench_spec(n, k, m, dtype, target)
         jobs += [Job(spec, recipe, start, target) for recipe, start in able(spec, target) if only in recipe.name]
     return jobs
 
 
-def build_all(jobs: Sequence[Job], proceed: Callable[[], bool]) -> list[Ready]:
-    """Build jobs, as many at once as there are cores; kernels of one text are built once.
+def build_each(jobs: Iterable[Job], proceed: Callable[[], bool]) -> Iterator[Ready]:
+    """Yield jobs as they are built, in their order, some ahead; kernels of one text are built once.
 
     Args:
         jobs: To build.
         proceed: Asked before each build; jobs behind the first refusal come back with that as their error.
     """
-    sources = [_emit(job) for job in jobs]
-    texts = {(source.text, str(job.target)): (job, source) for job, source in zip(jobs, sources, strict=True)
-             if isinstance(source, Source)}  # fmt: skip
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        made = dict(zip(texts, pool.map(lambda one: _build(one[0], one[1], proceed), texts.values()), strict=True))
-    ready: list[Ready] = []
-    for job, source in zip(jobs, sources, strict=True):
+    cores = os.cpu_count() or 1
+    pool = concurrent.futures.ThreadPoolExecutor(cores)
+    made: dict[tuple[str, str], concurrent.futures.Future[Artefact | str]] = {}
+    waiting: collections.deque[tuple[Job, Source | str]] = collections.deque()
+
+    def first() -> Ready:
+        job, source = waiting.popleft()
         if isinstance(source, str):
-            ready.append(Ready(job, error=source))
-            continue
-        artefact = made[source.text, str(job.target)]
-        if isinstance(artefact, str):
-            ready.append(Ready(job, source, error=artefact))
-        else:
-            ready.append(Ready(job, source, artefact))
-    return ready
+            return Ready(job, error=source)
+        artefact = made[source.text, str(job.target)].result()
+        return Ready(job, source, error=artefact) if isinstance(artefact, str) else Ready(job, source, artefact)
+
+    try:
+        for job in jobs:
+            source = _emit(job)
+            waiting.append((job, source))
+            if isinstance(source, Source) and (source.text, str(job.target)) not in made:
+                made[source.text, str(job.target)] = pool.submit(_build, job, source, proceed)
+            if len(waiting) > _AHEAD * cores:
+                yield first()
+        while waiting:
+            yield first()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _emit(job: Job) -> Source | str:
@@ -178,7 +207,7 @@ def _build(job: Job, source: Source, proceed: Callable[[], bool]) -> Artefact | 
     chain = CHAINS[job.target.language]
     missing = chain.missing()
     if missing or not proceed():
-        return missing or "not built: the time is up"
+        return missing or LATE
     try:
         return unpack(chain.build(source, job.target))
     except GridstoneError as error:

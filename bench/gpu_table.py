@@ -1,14 +1,14 @@
-"""What the compiler made of every GPU recipe's default schedules, as a table in Markdown."""
+"""What the compiler made of every GPU recipe's default schedules, as a table in Markdown that a page can hold."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from bench.gpu_jobs import Job, Ready, able, build_all
+from bench.gpu_jobs import CHAINS, Job, Ready, able, build_each
 from gridstone.ir.errors import BuildError
 from gridstone.ir.text import parse_spec
-from gridstone.lower.target import TARGETS
+from gridstone.lower.target import TARGETS, Language, Target
 from gridstone.proof.cubin import broken_promises, read_report
 from gridstone.templates.registry import default_recipe
 
@@ -20,13 +20,41 @@ HEAD = (
 )
 
 
+# What stands around the table in a page.
+START, END = "<!-- python -m bench.gpu --table -->", "<!-- end of the table -->"
+
+
 def table(only: str = "") -> list[str]:
-    """Return the table's lines; a row for each recipe, target and number of rows whose default it is, or could be."""
-    ready = build_all(list(_jobs(only)), lambda: True)
-    return [*HEAD, *map(_row, sorted(ready, key=_order))]
+    """Return the lines; a row for each recipe, target and number of rows whose default it is, or could be."""
+    ready = build_each(jobs_of(only), lambda: True)
+    made = [CHAINS[language].identity(target)[0][1] for language, target in _compilers().items()]
+    about = f"Defaults of `{PROBLEM.format(m='M')}`, built by {' and '.join(made)}. A star marks the recipe"
+    return [about, "that is used when nothing was tuned.", "", *HEAD, *map(_row, sorted(ready, key=_order))]
 
 
-def _jobs(only: str) -> Iterator[Job]:
+def replaced(page: str, lines: Sequence[str]) -> str:
+    """Return a page with its table replaced.
+
+    Raises:
+        ValueError: The page has no place for one.
+
+    >>> replaced(f"a {START} old {END} b", ["new"]) == f"a {START}\\n\\nnew\\n\\n{END} b"
+    True
+    """
+    before, start, rest = page.partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise ValueError(f"the page has no table between {START} and {END}")
+    return "".join([before, START, "\n\n", "\n".join(lines), "\n\n", END, after])
+
+
+def _compilers() -> dict[Language, Target]:
+    """Return a target of each GPU language."""
+    return {target.language: target for target in TARGETS.values() if target.sms}
+
+
+def jobs_of(only: str) -> Iterator[Job]:
+    """Yield the rows, as what is to be built."""
     for target, m in itertools.product((target for target in TARGETS.values() if target.sms), ROWS):
         spec = parse_spec(PROBLEM.format(m=m)).with_storage(target.storage)
         for recipe, start in able(spec, target):

@@ -1,4 +1,4 @@
-"""gridstone emit: print the source of a kernel. Needs neither torch nor a compiler."""
+"""gridstone emit: print the source of a kernel, and what a GPU's is predicted to take. Needs no torch, no compiler."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from gridstone.cli import prediction
 from gridstone.cli.console import put, put_json, say
 from gridstone.cli.options import Json, RecipeName, ScheduleText, SpecText, TargetName
 from gridstone.ir.errors import BuildError, ScheduleError, SpecError, nearest
@@ -15,6 +16,7 @@ from gridstone.ir.spec import Spec
 from gridstone.ir.text import parse_spec
 from gridstone.kernel_cache.host import host_target
 from gridstone.lower.bucket import looked_up
+from gridstone.lower.cost import Cost, GemmSchedule
 from gridstone.lower.plan import Plan, print_decision
 from gridstone.lower.schedule import Schedule, parse_schedule, print_schedule
 from gridstone.lower.target import Language, Target, parse_target
@@ -49,11 +51,13 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """What was emitted: the source, for what, and what each pass decided."""
+    """What was emitted: the source, for what, what each pass decided, and what the cost model says of a GPU's."""
 
     source: Source
     target: Target
     passes: tuple[tuple[str, str], ...]
+    spec: Spec
+    cost: Cost | None = None
 
 
 def emit(
@@ -65,36 +69,46 @@ def emit(
     build: Annotated[bool, typer.Option("--build", help="Compile it; of a GPU's show the machine code.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print the source that is emitted for a spec. The text on stdout compiles as it is."""
+    """Print the source that is emitted for a spec. The text on stdout compiles as it is.
+
+    Behind a GPU's follows, as comments, the time that it is predicted to take.
+    """
     emitted = emitted_for(spec, target, schedule, recipe)
     built = _built(emitted) if build else None
     if as_json:
-        origin = emitted.source.origin
-        put_json(
-            {
-                "text": emitted.source.text,
-                "entry": emitted.source.entry,
-                "spec": origin.spec,
-                "schedule": origin.schedule,
-                "target": origin.target,
-                "recipe": origin.recipe,
-                "recipe_hash": origin.recipe_hash,
-                "passes": [{"pass": name, "decision": text} for name, text in emitted.passes],
-                "build": _build_json(built) if built else None,
-            }
-        )
+        put_json(_json(emitted, built))
         return
+    comment = "#" if emitted.source.language is Language.TRITON else "//"
     if passes:
         for name, text in emitted.passes:
-            put("\n".join([f"// pass {name}", *(f"//   {line}" for line in text.splitlines())]))
-        put("//")
+            put("\n".join([f"{comment} pass {name}", *(f"{comment}   {line}" for line in text.splitlines())]))
+        put(comment)
     put(emitted.source.text)
+    lines = prediction.lines(emitted.cost, emitted.spec, emitted.target) if emitted.target.sms else []
     if built:
-        comment = "#" if emitted.source.language is Language.TRITON else "//"
-        lines = [*str(built.report or "").splitlines(), *(f"  BROKEN PROMISE      {text}" for text in built.broken)]
-        for line in lines:
-            put(f"{comment} {line}")
+        lines += [*str(built.report or "").splitlines(), *(f"  BROKEN PROMISE      {text}" for text in built.broken)]
+    for line in lines:
+        put(f"{comment} {line}")
+    if built:
         say(f"built: {built.size} bytes in {built.seconds:.2f} s" + (f"; {built.unread}" if built.unread else ""))
+
+
+def _json(emitted: Emitted, built: Built | None) -> dict[str, JsonValue]:
+    origin = emitted.source.origin
+    plain: dict[str, JsonValue] = {
+        "text": emitted.source.text,
+        "entry": emitted.source.entry,
+        "spec": origin.spec,
+        "schedule": origin.schedule,
+        "target": origin.target,
+        "recipe": origin.recipe,
+        "recipe_hash": origin.recipe_hash,
+        "passes": [{"pass": name, "decision": text} for name, text in emitted.passes],
+    }
+    if emitted.target.sms:
+        plain["predicted"] = prediction.as_json(emitted.cost, emitted.target)
+    plain["build"] = _build_json(built) if built else None
+    return plain
 
 
 def _build_json(built: Built) -> dict[str, JsonValue]:
@@ -121,7 +135,7 @@ def emitted_for(spec: str, target: str, schedule: str = "", recipe: str = "") ->
         GridstoneError: A text is malformed, a name unknown, or no recipe computes the spec.
     """
     on = host_target() if target == "auto" else parse_target(target)
-    wanted = parse_spec(spec).with_storage(on.storage)
+    wanted = asked = parse_spec(spec).with_storage(on.storage)
     if not wanted.dims and recipes_for(wanted, on):
         wanted = looked_up(wanted)  # what a call with these rows runs
     chosen = choose_recipe(wanted, on, recipe, schedule)
@@ -135,7 +149,8 @@ def emitted_for(spec: str, target: str, schedule: str = "", recipe: str = "") ->
     source = emit_source(chosen, wanted, resolved, on, watch)
     if not source.text:
         raise SpecError(f"{on} calls torch: there is no text to emit", "emit for a cpp target")
-    return Emitted(source, on, tuple(steps))
+    cost = prediction.predicted(asked, cast("GemmSchedule", resolved), on) if on.sms else None
+    return Emitted(source, on, tuple(steps), asked, cost)
 
 
 def choose_recipe(spec: Spec, target: Target, name: str, schedule: str) -> Recipe[Schedule]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from gridstone.cli.trial import attempt
 from gridstone.ir.errors import GridstoneError
+from gridstone.kernel_cache.gpu import why_not_here
 from gridstone.kernel_cache.host import cpu_facts, host_target, runs_here, usable_cores
 from gridstone.kernel_cache.settings import Settings, read_settings
 from gridstone.lower.target import TARGETS, Language
@@ -125,9 +126,13 @@ def _gpu() -> Iterator[Finding]:
     yield Finding("CuPy", cupy or "not installed", bool(cupy), False,
                   "pip install 'gridstone[cuda13]', to launch kernels on an NVIDIA GPU")  # fmt: skip
     gpu = _nvidia()
-    here = [name for name, target in TARGETS.items() if target.sms and runs_here(target)] if gpu else []
+    reasons = {name: why_not_here(target) for name, target in TARGETS.items() if target.sms} if gpu else {}
+    here = [name for name, reason in reasons.items() if not reason]
     said = f"{gpu}; targets {', '.join(here) or 'none'}" if gpu else "no NVIDIA GPU"
-    remedy = "kernels for GPUs are built here and not run; that needs a GPU that torch sees, and CuPy"
+    if gpu:
+        remedy = "; ".join(dict.fromkeys(filter(None, reasons.values())))
+    else:
+        remedy = "kernels for GPUs are built here and not run; that needs a GPU that torch sees, and CuPy"
     yield Finding("CUDA", said, bool(here), False, remedy)
 
 

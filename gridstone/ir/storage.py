@@ -24,6 +24,7 @@ Three storages exist:
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -268,6 +269,12 @@ def storage(name: str, fmt: Format, n: int, k: int) -> Storage:
     if name not in STORAGES:
         raise SpecError(f"unknown storage {name!r}", nearest(name, STORAGES))
     fmt.check(n, k)
+    return _laid_out(name, fmt, n, k)
+
+
+@functools.lru_cache(maxsize=256)
+def _laid_out(name: str, fmt: Format, n: int, k: int) -> Storage:
+    """Return the storage; searches ask for the same one for each of thousands of schedules."""
     return STORAGES[name](fmt, n, k)
 
 

@@ -33,8 +33,8 @@ class Driver(Protocol):
         """Return torch's current stream of a device."""
         ...
 
-    def capturing(self) -> bool:
-        """Return whether the current stream is being captured in a graph."""
+    def capturing(self, device: int) -> bool:
+        """Return whether torch's current stream of a device is being captured in a graph."""
         ...
 
     def zeroed(self, device: int, stream: int, count: int) -> int:
@@ -97,7 +97,12 @@ class CuPyDriver:
         self.zeroed = Zeroed(self._zeroes).words
 
     def function(self, artefact: Artefact, device: int) -> int:
-        """Load a module on a device, where it stays as long as the process, and allow its shared memory."""
+        """Load a module on a device, where it stays as long as the process, and allow its shared memory.
+
+        It is never unloaded: a graph that was captured may launch it again.
+        """
+        if device < 0:  # torch takes it for the current one, whose kernel would read addresses of the CPU
+            raise LaunchError("operands on the CPU were given to a kernel of a GPU", "move them there first")
         try:
             with torch.cuda.device(device):
                 self._enter(device)
@@ -106,7 +111,8 @@ class CuPyDriver:
         except RuntimeError as error:
             name, need = torch.cuda.get_device_name(device), f"{artefact.shared_bytes} bytes of shared memory"
             problem = f"{artefact.entry} with {artefact.threads} threads and {need} cannot be loaded on {name}: {error}"
-            raise LaunchError(problem, "choose the target or a schedule that fits this GPU") from error
+            remedy = "choose a target and a schedule that fit this GPU, and a compiler no newer than its driver"
+            raise LaunchError(problem, remedy) from error
         return function
 
     def _enter(self, device: int) -> None:
@@ -123,16 +129,20 @@ class CuPyDriver:
                 address: int = self._runtime.malloc(count * WORD)
                 self._runtime.memsetAsync(address, 0, count * WORD, stream)
         except RuntimeError as error:
-            raise LaunchError(f"no {count * WORD} bytes of scratch on GPU {device}: {error}") from error
+            problem = f"no {count * WORD} bytes of scratch on GPU {device}: {error}"
+            raise LaunchError(problem, "free memory there, or choose a schedule that does not split K") from error
         return address
 
     def stream(self, device: int) -> int:
         """Return torch's current stream of a device."""
         return self._current_stream(device)
 
-    def capturing(self) -> bool:
-        """Return whether the current stream is being captured in a graph."""
-        return torch.cuda.is_current_stream_capturing()
+    def capturing(self, device: int) -> bool:
+        """Return whether torch's current stream of a device is being captured in a graph."""
+        if torch.cuda.current_device() == device:
+            return torch.cuda.is_current_stream_capturing()
+        with torch.cuda.device(device):
+            return torch.cuda.is_current_stream_capturing()
 
     def launch(
         self,
@@ -156,7 +166,10 @@ class CuPyDriver:
         try:
             self._driver.launchKernel(function, *grid, threads, 1, 1, shared_bytes, stream, ctypes.addressof(places), 0)
         except RuntimeError as error:
-            raise LaunchError(f"a grid of {grid} with {threads} threads was refused: {error}") from error
+            need = f"{threads} threads and {shared_bytes} bytes of shared memory"
+            # What an earlier kernel did to the context is reported by the next call that the driver gets.
+            remedy = "choose another schedule; an error of memory is an earlier kernel's, whose process cannot go on"
+            raise LaunchError(f"a grid of {grid} with {need} was refused: {error}", remedy) from error
 
 
 @functools.cache

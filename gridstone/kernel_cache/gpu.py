@@ -21,12 +21,23 @@ def why_not_here(target: Target) -> str:
         return "torch is not installed"
     if not torch.cuda.is_available():
         return "torch sees no NVIDIA GPU"
+    if getattr(torch.version, "hip", None):  # whose compute capability is another maker's number
+        return "this torch is built for AMD's GPUs"
     capability = torch.cuda.get_device_capability()
     if not fits(target.arch, capability):
         return f"{torch.cuda.get_device_name()} is of compute capability {capability[0]}.{capability[1]}"
     return (
         "" if importlib.util.find_spec("cupy") else f"CuPy, which launches kernels, is not installed; {cupy_remedy()}"
     )
+
+
+def gpu_name() -> str:
+    """Return what the driver calls torch's current GPU; empty where there is none."""
+    try:
+        import torch  # noqa: PLC0415
+    except ImportError:
+        return ""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
 
 
 def fits(arch: str, capability: tuple[int, int]) -> bool:

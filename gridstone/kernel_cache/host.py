@@ -7,7 +7,7 @@ import os
 import platform
 from pathlib import Path
 
-from gridstone.kernel_cache.gpu import runs_on_gpu
+from gridstone.kernel_cache.gpu import gpu_name, runs_on_gpu
 from gridstone.lower.target import Language, Target, cpp_target, parse_target
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -39,15 +39,19 @@ def runs_here(target: Target) -> bool:
     return runs_on_gpu(target) if target.sms else target.cpu_flags <= cpu_facts()[1]
 
 
-@functools.cache
-def device_name(target: Target | None = None) -> str:
-    """Return what records call this machine: the CPU's model and the target that it is used as, its widest if omitted.
+NO_GPU = "no GPU"  # in place of a GPU's name: what is kept under it was measured on none
 
-    A search for another target has winners of its own: they must not take the place of the widest one's.
+
+def device_name(target: Target | None = None) -> str:
+    """Return what records call this machine: its processor and the target that it is used as, the CPU's if omitted.
+
+    The processor is the GPU for a GPU's target, and the CPU for any other. A search for another target has winners of
+    its own: they must not take the place of the widest one's.
     """
     if target is None or target.language is Language.LIBRARY:
         target = host_target()
-    return f"{cpu_facts()[0]} [{target.arch}]"
+    processor = (gpu_name() or NO_GPU) if target.sms else cpu_facts()[0]
+    return f"{processor} [{target.arch}]"
 
 
 def usable_cores() -> int:

@@ -22,6 +22,7 @@ from gridstone.templates.source import Param, ParamKind, Source
 OUTPUT = "y"
 MOST_BLOCKS = 65535  # of a grid along y
 ALIGNMENT = 16  # bytes: of a packed weight, which is read in pieces of that size
+MOST_KEPT = 1 << 24  # words of scratch that a stream keeps; more is made for each call
 _LINE = 32  # words: tickets and sums lie in different lines of the cache
 
 Tensors = tuple[torch.Tensor, ...]
@@ -122,7 +123,8 @@ def bind(artefact: Artefact, source: Source, spec: Spec, driver: Driver) -> Call
             head = -(-tiles // _LINE) * _LINE
             sums = tiles * grid.part_floats
             count = head + (0 if ordered else sums)
-            if driver.capturing():  # a graph may run on any stream, beside the one that it is captured on
+            # A graph may run on any stream, beside the one that it is captured on.
+            if count > MOST_KEPT or driver.capturing(index):
                 scratch.append(torch.zeros(count, dtype=torch.int32, device=device))
                 zeroed = scratch[0].data_ptr()
             else:

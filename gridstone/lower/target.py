@@ -41,6 +41,7 @@ class Target:
         cpu_flags: Features that the CPU must have, as Linux names them.
         flags: Compiler flags that switch exactly these features on.
         sms: Multiprocessors of a GPU; 0 for a CPU.
+        card: The GPU that has these rates; others of its architecture have others.
     """
 
     language: Language
@@ -57,6 +58,7 @@ class Target:
     cpu_flags: frozenset[str]
     flags: tuple[str, ...]
     sms: int = 0
+    card: str = ""
 
     def __str__(self) -> str:
         return f"{self.language.value}:{self.arch}"
@@ -77,15 +79,14 @@ _ROWS = (
     Target(_CPP, "avx512", "lane16", 512, 32, *_CPU_CACHES, 42e9, 284e9, 0.0, _AVX512, _FLAGS_AVX512),
     Target(_CPP, "avx2", "lane16", 256, 16, *_CPU_CACHES, 42e9, 142e9, 0.0, _AVX2, _FLAGS_AVX2),
     Target(_CPP, "generic", "lane16", 128, 16, *_CPU_CACHES, 30e9, 30e9, 0.0, frozenset(), ()),
-    #                              of A100 80GB, L40S, H200, H200, B200
-    Target(_TRITON, "sm_80", "mma16", 128, 255, 166912, 40 << 20, 128, 2.0e12, 19.5e12, 312e12, _NONE, (), 108),
-    Target(_TRITON, "sm_89", "mma16", 128, 255, 101376, 96 << 20, 128, 0.86e12, 91e12, 362e12, _NONE, (), 142),
-    Target(_TRITON, "sm_90", "mma16", 128, 255, 232448, 50 << 20, 128, 4.8e12, 67e12, 790e12, _NONE, (), 132),
-    Target(_TRITON, "sm_100", "mma16", 128, 255, 232448, 126 << 20, 128, 8.0e12, 80e12, 2250e12, _NONE, (), 148),
-    Target(_CUDA, "sm_80", "mma16", 128, 255, 166912, 40 << 20, 128, 2.0e12, 19.5e12, 312e12, _NONE, (), 108),
-    Target(_CUDA, "sm_89", "mma16", 128, 255, 101376, 96 << 20, 128, 0.86e12, 91e12, 362e12, _NONE, (), 142),
-    Target(_CUDA, "sm_90", "mma16", 128, 255, 232448, 50 << 20, 128, 4.8e12, 67e12, 790e12, _NONE, (), 132),
-    Target(_CUDA, "sm_90a", "mma16", 128, 255, 232448, 50 << 20, 128, 4.8e12, 67e12, 790e12, _NONE, (), 132),
+    Target(_TRITON, "sm_80", "mma16", 128, 255, 166912, 40 << 20, 128, 2.0e12, 19.5e12, 312e12, _NONE, (), 108, "A100"),
+    Target(_TRITON, "sm_89", "mma16", 128, 255, 101376, 96 << 20, 128, 0.86e12, 91e12, 362e12, _NONE, (), 142, "L40S"),
+    Target(_TRITON, "sm_90", "mma16", 128, 255, 232448, 50 << 20, 128, 4.8e12, 67e12, 790e12, _NONE, (), 132, "H200"),
+    Target(_TRITON, "sm_100", "mma16", 128, 255, 232448, 126 << 20, 128, 8e12, 80e12, 2250e12, _NONE, (), 148, "B200"),
+    Target(_CUDA, "sm_80", "mma16", 128, 255, 166912, 40 << 20, 128, 2.0e12, 19.5e12, 312e12, _NONE, (), 108, "A100"),
+    Target(_CUDA, "sm_89", "mma16", 128, 255, 101376, 96 << 20, 128, 0.86e12, 91e12, 362e12, _NONE, (), 142, "L40S"),
+    Target(_CUDA, "sm_90", "mma16", 128, 255, 232448, 50 << 20, 128, 4.8e12, 67e12, 790e12, _NONE, (), 132, "H200"),
+    Target(_CUDA, "sm_90a", "mma16", 128, 255, 232448, 50 << 20, 128, 4.8e12, 67e12, 790e12, _NONE, (), 132, "H200"),
     Target(_LIB, "torch", "lane16", 512, 32, *_CPU_CACHES, 42e9, 284e9, 572e9, frozenset(), ()),
 )  # fmt: skip
 TARGETS = {str(row): row for row in _ROWS}

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from gridstone.ir.errors import BuildError
 from gridstone.kernel_cache.artefact import Artefact
+from gridstone.lower.occupancy import RESERVED, Occupancy, arch_number, occupancy
 from gridstone.lower.target import Target
 from gridstone.proof.disassembler import REMEDY, Disassembler, as_file, run, tools_for
-from gridstone.proof.occupancy import RESERVED, Occupancy, arch_number, occupancy
 from gridstone.templates.requirement import Requirement, matches
 
 _MMA, _WGMMA = ("HMMA", "IMMA", "BMMA", "DMMA", "QMMA", "OMMA"), ("HGMMA", "IGMMA", "QGMMA")

@@ -12,10 +12,12 @@ import importlib.util
 import json
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,13 +26,16 @@ from typing import IO
 import torch
 
 import gridstone
-from gridstone.ir.errors import BuildError, LaunchError, MismatchError
+from gridstone.ir.errors import BuildError, GridstoneError, LaunchError, MismatchError
 from gridstone.ir.spec import Spec
 from gridstone.templates.source import ParamKind, Source
 
 OUTPUT = "y"
 TIMEOUT_S = 120.0
 LAST_WORDS = 2000  # bytes of a dead interpreter's output that its error quotes
+PIECE = 16  # bytes, to a multiple of which GPUs and the interpreter's buffers align
+_SLICE_S = 1.0  # seconds of waiting that are charged at once, so that a machine that sleeps is no kernel that hangs
+_LOOK_S = 0.3  # seconds in which a hanging interpreter writes where it is
 _LENGTH = struct.Struct("<q")
 
 
@@ -48,8 +53,12 @@ def _span(tensor: torch.Tensor) -> int:
     return 1 + sum((extent - 1) * stride for extent, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
+class _Hangs(Exception):
+    """The interpreter did not answer in time."""
+
+
 class Interpreter:
-    """A process that interprets Triton, started with the first case.
+    """A process that interprets Triton, started with the first case; it takes one case at a time.
 
     Args:
         timeout_s: Seconds after which a case counts as hanging.
@@ -57,6 +66,7 @@ class Interpreter:
 
     def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
         self.timeout_s = timeout_s
+        self._turn = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         self._said: IO[bytes] | None = None
 
@@ -73,48 +83,44 @@ class Interpreter:
         Raises:
             LaunchError: The interpreter died, or did not answer in time; the next case gets another one.
         """
-        child = self._started()
         text = json.dumps({**request, "bytes": [len(buffer) for buffer in memory]}).encode()
-        end = time.monotonic() + self.timeout_s
-        try:
-            assert child.stdin is not None
-            child.stdin.write(b"".join([_LENGTH.pack(len(text)), text, *memory]))
-            child.stdin.flush()
-            (length,) = _LENGTH.unpack(self._read(child, _LENGTH.size, end))
-            answer = json.loads(self._read(child, length, end))
-            return answer["problem"], [self._read(child, len(buffer), end) for buffer in memory]
-        except BaseException as error:  # an interrupt too: half an answer is no use to the next case
-            words = self._end()
-            if isinstance(error, OSError | EOFError):
+        with self._turn:
+            child = self._started()
+            try:
+                patience = _Patience(self.timeout_s)
+                _write(child, b"".join([_LENGTH.pack(len(text)), text, *memory]), patience)
+                (length,) = _LENGTH.unpack(_read(child, _LENGTH.size, patience))
+                answer = json.loads(_read(child, length, patience))
+                return answer["problem"], [_read(child, len(buffer), patience) for buffer in memory]
+            except _Hangs:
+                child.send_signal(signal.SIGUSR1)
+                time.sleep(_LOOK_S)
+                late = f"Triton's interpreter did not answer within {self.timeout_s:g} s"
+                raise LaunchError(f"{late}; it was at\n{self._end()}") from None
+            except (OSError, EOFError) as error:
+                words = self._end()
                 raise LaunchError(f"Triton's interpreter died with {child.returncode}:\n{words}") from error
-            raise
+            except BaseException:  # an interrupt too: half an answer is no use to the next case
+                self._end()
+                raise
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._child is not None and self._child.poll() is None:
             return self._child
         if importlib.util.find_spec("triton") is None:
             raise BuildError("Triton source cannot be interpreted here: no triton", "install gridstone[triton]")
+        self._end()
         path = [str(Path(gridstone.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "gridstone.proof.triton_on_cpu"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said,
+            [sys.executable, "-P", "-m", "gridstone.proof.triton_on_cpu", str(os.getpid())],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, bufsize=0,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "TRITON_INTERPRET": "1"},
         )  # fmt: skip
+        for pipe in (self._child.stdin, self._child.stdout):
+            assert pipe is not None
+            os.set_blocking(pipe.fileno(), False)
         return self._child
-
-    def _read(self, child: subprocess.Popen[bytes], count: int, end: float) -> bytes:
-        assert child.stdout is not None
-        found, descriptor = b"", child.stdout.fileno()
-        while len(found) < count:
-            ready, _, _ = select.select([descriptor], [], [], max(0.0, end - time.monotonic()))
-            if not ready:
-                raise LaunchError(f"Triton's interpreter did not answer within {self.timeout_s:g} s")
-            piece = os.read(descriptor, count - len(found))
-            if not piece:
-                raise EOFError
-            found += piece
-        return found
 
     def close(self) -> None:
         """End the process; the next case starts another."""
@@ -136,6 +142,43 @@ class Interpreter:
         with said:
             said.seek(max(0, said.seek(0, os.SEEK_END) - LAST_WORDS))
             return said.read().decode(errors="replace")
+
+
+class _Patience:
+    """Seconds that are left to wait for a process."""
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+
+    def wait(self, read: list[int], write: list[int]) -> None:
+        """Wait until one of these can be read or written, or raise _Hangs."""
+        while self.left > 0:
+            start, most = time.monotonic(), min(_SLICE_S, self.left)
+            ready = select.select(read, write, [], most)
+            self.left -= min(time.monotonic() - start, most)
+            if ready[0] or ready[1]:
+                return
+        raise _Hangs
+
+
+def _write(child: subprocess.Popen[bytes], message: bytes, patience: _Patience) -> None:
+    assert child.stdin is not None
+    descriptor, rest = child.stdin.fileno(), memoryview(message)
+    while rest:
+        patience.wait([], [descriptor])
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _read(child: subprocess.Popen[bytes], count: int, patience: _Patience) -> bytes:
+    assert child.stdout is not None
+    descriptor, found = child.stdout.fileno(), bytearray()
+    while len(found) < count:
+        patience.wait([descriptor], [])
+        piece = os.read(descriptor, count - len(found))
+        if not piece:
+            raise EOFError
+        found += piece
+    return bytes(found)
 
 
 @functools.cache
@@ -180,11 +223,12 @@ def interpreted(
         arguments: list[dict[str, object]] = []
 
         def pass_tensor(name: str, tensor: torch.Tensor, writable: bool) -> None:
+            lead = tensor.data_ptr() % PIECE  # kernels choose by it
             arguments.append({
-                "name": name, "dtype": str(tensor.dtype).removeprefix("torch."), "buffer": len(memory), "first": 0,
-                "count": _span(tensor), "writable": writable,
+                "name": name, "dtype": str(tensor.dtype).removeprefix("torch."), "buffer": len(memory),
+                "first": lead // tensor.element_size(), "count": _span(tensor), "writable": writable,
             })  # fmt: skip
-            memory.append(bytes_of(tensor) or bytearray(tensor.element_size()))
+            memory.append(bytearray(lead) + (bytes_of(tensor) or bytearray(tensor.element_size())))
 
         for param in source.params:
             match param.kind:
@@ -204,14 +248,18 @@ def interpreted(
             "text": source.text, "entry": source.entry, "arguments": arguments, "seed": seed, "asm": asm,
             "grid": [grid.blocks_n, tiles // grid.blocks_n, grid.k_splits],
         }  # fmt: skip
-        problem, left = (by or interpreter()).run(request, memory)
-        if problem:
-            raise MismatchError(f"interpreting {source.origin.schedule} fails: {problem}")
-        after = {str(a["name"]): left[int(str(a["buffer"]))] for a in arguments if "buffer" in a}
-        if any(after["tickets"]) or (not ordered and any(after["parts"])):
-            raise MismatchError("tickets or sums are not left zero for the next launch")
-        size = out.element_size()
-        written = torch.frombuffer(bytearray(after[OUTPUT][: _span(out) * size]), dtype=out.dtype)
+        try:
+            problem, left = (by or interpreter()).run(request, memory)
+            if problem:
+                raise MismatchError(f"interpreting {source.origin.schedule} fails: {problem}")
+            after = {str(a["name"]): left[int(str(a["buffer"]))] for a in arguments if "buffer" in a}
+            if any(after["tickets"]) or (not ordered and any(after["parts"])):
+                raise MismatchError("tickets or sums are not left zero for the next launch")
+        except GridstoneError as error:
+            error.add_note(f"spec      {source.origin.spec}, {rows} rows\nschedule  {source.origin.schedule}")
+            raise
+        size, lead = out.element_size(), out.data_ptr() % PIECE
+        written = torch.frombuffer(bytearray(after[OUTPUT][lead : lead + _span(out) * size]), dtype=out.dtype)
         out.copy_(written.as_strided(out.shape, out.stride()))
         return out
 

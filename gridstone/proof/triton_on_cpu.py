@@ -5,8 +5,10 @@ that it computes what a GPU would:
 
 - products of bfloat16 are widened to float32 first (it multiplies the raw bits);
 - casts to bfloat16 round to nearest even (it cuts float32 off, and takes an integer's value for bits);
-- every access is held against the buffers of the call: one outside of them, or a store to one that is only read, is an
-  error (it would read or write whatever lies there);
+- every access is held against the buffer that its pointer was made from: one outside of it, even if another buffer lies
+  there, or a store to one that is only read, is an error (it would read or write whatever lies there). Pointers carry
+  the number of their buffer in bits that no address has;
+- a promise that addresses are multiples is held against the addresses (it is ignored, and a GPU traps);
 - programs run in an order drawn from a seed, as no GPU promises one;
 - inline PTX runs, in NumPy, where the case asks for it (it refuses all of it).
 
@@ -15,12 +17,16 @@ A message is the length of a JSON object, the object, and the bytes of the buffe
 
 from __future__ import annotations
 
+import faulthandler
 import importlib.util
 import json
 import os
+import signal
 import struct
 import sys
 import tempfile
+import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,41 +40,59 @@ from gridstone.proof.ptx_on_cpu import run_ptx
 
 LENGTH = struct.Struct("<q")
 _KEPT = 64  # modules kept in memory
+_TAG = np.uint64(56)  # from this bit on a pointer carries the number of its buffer; addresses end at bit 56 or before
+_ADDRESS = (np.uint64(1) << _TAG) - np.uint64(1)
+_ORPHANED_S = 1.0  # seconds between two looks whether the parent lives
 
 
 class Guard:
-    """The buffers of the current call, sorted by address."""
+    """The buffers of the current call and the program that runs."""
 
     def __init__(self) -> None:
         self.starts = self.ends = np.zeros(0, np.uint64)
         self.writable = np.zeros(0, bool)
         self.names: list[str] = []
         self.order: np.ndarray = np.zeros(0, int)
+        self.program = (0, 0, 0)
 
     def hold(self, buffers: list[dict[str, Any]], programs: int, seed: int) -> None:
         """Allow accesses to these buffers only, and draw the order of programs."""
-        buffers = sorted(buffers, key=lambda b: b["at"])
         self.starts = np.array([b["at"] for b in buffers], np.uint64)
         self.ends = np.array([b["at"] + b["span"] for b in buffers], np.uint64)
         self.writable = np.array([b["writable"] for b in buffers], bool)
         self.names = [b["name"] for b in buffers]
         self.order = np.random.default_rng(seed).permutation(programs)
 
-    def check(self, what: str, pointers: Any, mask: Any, write: bool) -> None:
-        """Raise IndexError unless every address that the mask lets through lies in a buffer."""
-        at = np.broadcast_to(pointers.data, mask.data.shape)[mask.data].astype(np.uint64)
-        if not at.size:
-            return
-        size = np.uint64(max(1, pointers.get_element_ty().primitive_bitwidth // 8))
-        place = np.searchsorted(self.starts, at, side="right") - 1
-        inside = (place >= 0) & (at + size <= self.ends[place])
-        if not inside.all():
-            first = at[~inside][0]
-            near = int(np.argmin(np.abs(self.starts.astype(np.int64) - np.int64(first))))
-            away = int(first) - int(self.starts[near])
-            raise IndexError(f"{what} outside of every operand, {away} bytes from the start of {self.names[near]}")
-        if write and not self.writable[place].all():
-            raise IndexError(f"{what} to {self.names[int(place[~self.writable[place]][0])]}, which is only read")
+    def tagged(self, pointer: np.ndarray) -> np.ndarray:
+        """Return the address of a buffer's first element with the buffer's number."""
+        (number,) = np.flatnonzero(self.starts == pointer)
+        return pointer | np.uint64(number + 1) << _TAG
+
+    def checked(self, what: str, pointers: Any, mask: np.ndarray, write: bool) -> Any:
+        """Return the addresses of pointers, or raise IndexError where the mask lets one out of its buffer through."""
+        at = np.broadcast_to(pointers.data, mask.shape)[mask]
+        if at.size:
+            number = (at >> _TAG).astype(np.int64) - 1
+            known = (number >= 0) & (number < len(self.names))
+            if not known.all():
+                raise IndexError(f"{what} through a pointer that is not made from any operand's{self._where()}")
+            address, size = at & _ADDRESS, np.uint64(max(1, pointers.get_element_ty().primitive_bitwidth // 8))
+            outside = (address < self.starts[number]) | (address + size > self.ends[number])
+            if outside.any():
+                first = int(np.argmax(outside))
+                which = int(number[first])
+                start, end = int(self.starts[which]), int(self.ends[which])
+                byte = int(address[first]) - start
+                raise IndexError(
+                    f"{what} of byte {byte} of {self.names[which]}, which has {end - start}{self._where()}"
+                )
+            if write and not self.writable[number].all():
+                name = self.names[int(number[~self.writable[number]][0])]
+                raise IndexError(f"{what} to {name}, which is only read{self._where()}")
+        return interpreter.TensorHandle(pointers.data & _ADDRESS, pointers.dtype)
+
+    def _where(self) -> str:
+        return f", in program {self.program}"
 
 
 GUARD = Guard()
@@ -91,8 +115,9 @@ def widened(handle: Any) -> np.ndarray:
 def mend() -> None:
     """Replace what the interpreter gets wrong; see the top of this file."""
     builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
-    load, store, rmw = builder.create_masked_load, builder.create_masked_store, builder.create_atomic_rmw
-    cast, place = builder.cast_impl, builder.set_grid_idx
+    load, store = builder.create_masked_load, builder.create_masked_store
+    rmw, cas = builder.create_atomic_rmw, builder.create_atomic_cas
+    cast, place, convert = builder.cast_impl, builder.set_grid_idx, interpreter._implicit_cvt
 
     def create_dot(self: Any, a: Any, b: Any, d: Any, *_: Any) -> Any:
         product = np.matmul(widened(a).astype(np.float32), widened(b).astype(np.float32))
@@ -107,21 +132,30 @@ def mend() -> None:
         return handle(to_bf16(source.data.astype(np.float32)), tl.bfloat16)
 
     def create_masked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
-        GUARD.check("a load", pointers, mask, False)
-        return load(self, pointers, mask, *rest)
+        return load(self, GUARD.checked("a load", pointers, mask.data, False), mask, *rest)
 
     def create_masked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        GUARD.check("a store", pointers, mask, True)
-        return store(self, pointers, value, mask, *rest)
+        return store(self, GUARD.checked("a store", pointers, mask.data, True), value, mask, *rest)
 
     def create_atomic_rmw(self: Any, op: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        GUARD.check("an atomic operation", pointers, mask, True)
-        return rmw(self, op, pointers, value, mask, *rest)
+        found = GUARD.checked("an atomic operation", pointers, mask.data, True)
+        return rmw(self, op, found, value, mask, *rest)
+
+    def create_atomic_cas(self: Any, pointers: Any, *rest: Any) -> Any:
+        everywhere = np.ones_like(pointers.data, dtype=bool)
+        return cas(self, GUARD.checked("an atomic operation", pointers, everywhere, True), *rest)
+
+    def implicit_cvt(argument: Any) -> Any:
+        found = convert(argument)
+        if hasattr(argument, "data_ptr"):
+            found.handle.data = GUARD.tagged(found.handle.data)
+        return found
 
     def set_grid_idx(self: Any, x: int, y: int, z: int) -> None:
         grid = self.grid_dim
         at = int(GUARD.order[(x * grid[1] + y) * grid[2] + z])
-        place(self, at // (grid[1] * grid[2]), at // grid[2] % grid[1], at % grid[2])
+        GUARD.program = at // (grid[1] * grid[2]), at // grid[2] % grid[1], at % grid[2]
+        place(self, *GUARD.program)
 
     def create_inline_asm(self: Any, text: str, constraints: str, values: Any, types: Any, *_: Any) -> Any:
         results = run_ptx(text, constraints, [value.data for value in values])
@@ -130,6 +164,23 @@ def mend() -> None:
     for name, mended in {**locals()}.items():
         if name.startswith("create_") or name in ("cast_impl", "set_grid_idx"):
             setattr(builder, name, mended)
+    interpreter._implicit_cvt = implicit_cvt
+    handle.set_attr = set_attr
+
+
+def set_attr(self: Any, key: str, value: Any) -> None:
+    """Take a hint on the elements of a tensor, and hold it against them: the first of each run must be a multiple."""
+    self.attr[key] = value
+    if key != "tt.divisibility":
+        return
+    step = max(1, self.get_element_ty().primitive_bitwidth // 8) if isinstance(self.dtype, tl.pointer_type) else 1
+    for axis, multiple in enumerate(value):
+        along = np.moveaxis(np.atleast_1d(self.data), axis, -1).astype(np.int64)
+        first = np.ones(along.shape, bool)
+        first[..., 1:] = np.diff(along, axis=-1) != step
+        past = along[first] % multiple
+        if past.any():
+            raise ValueError(f"{past[past != 0][0]} past a multiple of {multiple}, which the kernel promises")
 
 
 class Results(list[Any]):
@@ -150,13 +201,15 @@ def entry(modules: dict[str, Any], folder: Path, text: str, name: str) -> Any:
     if text not in modules:
         if len(modules) >= _KEPT:
             modules.clear()
+            interpreter.InterpretedFunction.rewritten_fn.clear()
         path = folder / f"kernel{len(list(folder.iterdir()))}.py"
         path.write_text(text)
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None
         assert spec.loader is not None
-        modules[text] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(modules[text])
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        modules[text] = module  # one that fails must fail again
     return getattr(modules[text], name)
 
 
@@ -186,8 +239,27 @@ def read(source: BinaryIO, count: int) -> bytes:
     return found
 
 
+def problem_of(error: BaseException) -> str:
+    """Return what went wrong first, and the line of the kernel."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "kernel" in Path(frame.filename).stem]
+    where = f" at line {frames[-1].lineno}: {frames[-1].line}" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def end_with(parent: int) -> None:
+    """End this process soon after its parent: a kernel that never ends would outlive it."""
+    while os.getppid() == parent:
+        time.sleep(_ORPHANED_S)
+    os._exit(1)
+
+
 def main() -> None:
-    """Serve cases until the pipe closes."""
+    """Serve cases until the pipe closes; the argument is the parent's number."""
+    threading.Thread(target=end_with, args=(int(sys.argv[1]),), daemon=True).start()
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)  # a parent that waits in vain asks where this process is
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever is printed is no reply
     mend()
@@ -202,12 +274,7 @@ def main() -> None:
             try:
                 serve(request, memory, modules, Path(folder))
             except Exception as error:  # reported to the parent, which names the case
-                root: BaseException = error
-                while root.__cause__ is not None:
-                    root = root.__cause__
-                lines = [frame for frame in traceback.extract_tb(root.__traceback__) if "kernel" in frame.filename]
-                where = f" at: {lines[-1].line}" if lines else ""
-                problem = f"{type(root).__name__}: {root}{where}"
+                problem = problem_of(error)
             answer = json.dumps({"problem": problem}).encode()
             replies.write(LENGTH.pack(len(answer)) + answer + b"".join(memory))
             replies.flush()

@@ -63,4 +63,11 @@ MMA_SYNC = Requirement("warps multiply with the tensor cores", ("HMMA.16816",), 
 ASYNC_COPIES = Requirement("asynchronous copies of 16 bytes bring the stages", ("LDGSTS.128",), least=1)
 NO_NARROW_COPIES = Requirement("no asynchronous copy is narrower than 16 bytes", ("LDGSTS",), most=0, without=("128",))
 WIDE_CODES = Requirement("a lane takes its codes 16 bytes at once", ("LDS.128",), least=1)
+WGMMA = Requirement("warpgroups multiply with the tensor cores", ("HGMMA",), least=1)
+BULK_COPIES = Requirement("bulk copies bring the weights", ("UBLKCP",), least=1)
+NO_HALF_CODES = Requirement("a lane takes no codes 8 bytes at once", ("LDS.64",), most=0)
 LDMATRIX = Requirement("activations come by ldmatrix", ("LDSM",), least=1)
+# Loads that the first cache does not keep are the codes': nothing else of a kernel is read once by design.
+WIDE_STREAM = Requirement("codes stream from memory 16 bytes at once", ("LDG.NA.128",), least=1)
+NO_NARROW_STREAM = Requirement("no codes stream in narrower loads", ("LDG.NA",), most=0, without=("128",))
+NO_CONVERSIONS = Requirement("codes become floats without conversions", ("I2F", "I2FP"), most=0)

@@ -95,3 +95,14 @@ def test_a_cache_that_cannot_be_used_is_found(run, monkeypatch, works):
 def test_the_table_is_for_people(run, works):
     ran = run("doctor")
     assert "Kernels can be built and run here." in ran.out
+
+
+def test_a_gpu_that_cannot_be_used_says_why(run, works, monkeypatch):
+    monkeypatch.setattr(machine, "_nvidia", lambda: "NVIDIA H200, 580.1")
+    monkeypatch.setattr(machine, "why_not_here", lambda target: "" if target.arch == "sm_90a" else "of another kind")
+    found = findings(run("doctor", "--json"))["CUDA"]
+    assert (found["value"], found["fine"]) == ("NVIDIA H200, 580.1; targets cuda:sm_90a", True)
+    monkeypatch.setattr(machine, "why_not_here", lambda target: "torch sees no NVIDIA GPU")
+    found = findings(run("doctor", "--json"))["CUDA"]
+    assert found["value"] == "NVIDIA H200, 580.1; targets none"
+    assert (found["fine"], found["remedy"]) == (False, "torch sees no NVIDIA GPU")

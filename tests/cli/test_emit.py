@@ -101,6 +101,55 @@ def test_passes_are_shown_as_comments_so_that_the_output_still_compiles(run):
     assert "weight_layout" in names
 
 
+GPU = "gemm[x: bf16({rows},8192), w: int4:g128(28672,8192)]"
+
+
+@pytest.mark.parametrize(
+    ("target", "mark", "card"),
+    [
+        ("cuda:sm_90a", "//", "H200 (4.8 TB/s, 790 TFLOP/s bf16)"),
+        ("triton:sm_80", "#", "A100 (2 TB/s, 312 TFLOP/s bf16)"),
+    ],
+)
+def test_a_gpus_kernel_comes_with_a_predicted_time_that_says_so_and_of_which_card(target, mark, card):
+    """Without torch, a compiler or a GPU."""
+    ran = without_torch("emit", GPU.format(rows=16), "--target", target)
+    assert ran.returncode == 0, ran.stderr
+    *source, title, time, size, blocks = ran.stdout.splitlines()
+    assert title == f"{mark} predicted, not measured: of one {card}, for 16 rows"
+    assert re.fullmatch(mark + r"   time +\d+\.\d us, bound by \w+; the floor's \d+\.\d us are \d\d% of it", time)
+    assert re.fullmatch(mark + r"   bytes +\d+\.\d MB, 1\.0\d\d times the floor's 122\.3 MB", size)
+    assert re.fullmatch(mark + r"   blocks +\d+, \d+ a multiprocessor, \d+\.\d\d waves", blocks)
+    assert not any("predicted" in line for line in source)
+
+
+def test_json_has_the_prediction_and_the_rates_that_it_is_of(run):
+    told = run("emit", GPU.format(rows=33), "--target", "cuda:sm_89", "--json").json["predicted"]
+    assert (told["card"], told["bandwidth"], told["bf16_flops"]) == ("L40S", 0.86e12, 362e12)
+    assert told["bytes_ratio"] == told["bytes"] / told["floor_bytes"] >= 1.0
+    assert told["seconds"] > told["floor_seconds"] >= told["floor_bytes"] / 0.86e12
+    assert told["engines"][told["bound"]] == max(told["engines"].values())
+
+
+def test_without_a_number_of_rows_nothing_is_predicted(run):
+    symbolic = run("emit", GPU.format(rows="M"), "--target", "triton:sm_90").out
+    assert symbolic.splitlines()[-1] == "# nothing is predicted without a number of rows: write one for M"
+    assert run("emit", GPU.format(rows="M"), "--target", "triton:sm_90", "--json").json["predicted"] is None
+    assert "predicted" not in run("emit", SPEC, "--target", "cpp:avx2", "--json").json
+
+
+@pytest.mark.parametrize("target", ["triton:sm_90", "cuda:sm_80"])
+def test_what_is_printed_around_a_gpus_source_is_comments(run, target):
+    shown = run("emit", GPU.format(rows=4), "--target", target, "--passes").out
+    text = run("emit", GPU.format(rows=4), "--target", target, "--json").json["text"]
+    before, source, after = shown.partition(text)
+    assert source == text
+    mark = "#" if target.startswith("triton") else "//"
+    assert all(line.startswith(mark) for line in [*before.splitlines(), *after.splitlines()])
+    assert f"{mark} pass extents" in before
+    assert f"{mark} predicted, not measured" in after
+
+
 def test_a_schedule_chooses_its_recipe_and_omitted_fields_are_default(run):
     ran = run("emit", SPEC, "--target", "cpp:avx512", "--schedule", "blocked(m_r=4,n_r=4)", "--json").json
     assert ran["recipe"] == "gemm.cpp.blocked"

@@ -1,13 +1,13 @@
 # Emitted by gridstone; do not edit.
 # spec      gemm[x: bf16(M,512), w: int4:g128@mma16(256,512)] -> bf16(M,256)
-# schedule  small(block_m=16,block_n=64,block_k=128,warps=4,stages=4,k_splits=1,ordered=true)
+# schedule  small(block_m=16,block_n=128,block_k=128,warps=4,stages=4,k_splits=1,ordered=true)
 # target    triton:sm_90
-# recipe    gemm.triton.small, template 20b613d68d4d39d5
+# recipe    gemm.triton.small, template c5c7375b51ad7af1
 # flags     none beyond the toolchain
 # storage   w: mma16, 67584 bytes; maps to bits:
 #             codes (n,k) -> 0 + ((8,2,16),(2,4,2,(1,4),8)):((512,4,4096),(16,128,8,(16,32),65536))
 #             scales (n,group) -> 524288 + (256,4):(16,4096)
-# repro     gridstone emit 'gemm[x: bf16(M,512), w: int4:g128@mma16(256,512)] -> bf16(M,256)' --target triton:sm_90 --schedule 'small(block_m=16,block_n=64,block_k=128,warps=4,stages=4,k_splits=1,ordered=true)'
+# repro     gridstone emit 'gemm[x: bf16(M,512), w: int4:g128@mma16(256,512)] -> bf16(M,256)' --target triton:sm_90 --schedule 'small(block_m=16,block_n=128,block_k=128,warps=4,stages=4,k_splits=1,ordered=true)'
 #
 # small: for few rows of x. Weights in fragment order, decoded in registers, are the first operand of one product a
 # group, so that tokens lie along its narrow side. Programs may share K.
@@ -25,7 +25,7 @@ ZERO = tl.constexpr(False)  # whether zero points are stored; it is BIAS otherwi
 PADDED_N, PADDED_K, CHUNK_K = tl.constexpr(256), tl.constexpr(512), tl.constexpr(64)
 GROUP_K, GROUPS = tl.constexpr(128), tl.constexpr(4)  # k of one scale; all of PADDED_K for one per row
 SCALES_AT, ZEROS_AT = tl.constexpr(65536), tl.constexpr(0)
-BLOCK_M, BLOCK_N, BLOCK_K = tl.constexpr(16), tl.constexpr(64), tl.constexpr(128)
+BLOCK_M, BLOCK_N, BLOCK_K = tl.constexpr(16), tl.constexpr(128), tl.constexpr(128)
 STAGES, WARPS = tl.constexpr(4), tl.constexpr(4)  # of the pipeline, and of a program
 
 X, A, S = tl.constexpr(tl.bfloat16), tl.constexpr(tl.bfloat16), tl.constexpr(tl.float16)  # A: multiplied
@@ -35,6 +35,8 @@ DOT_K = tl.constexpr(128)  # k of one product
 FINISH_M = tl.constexpr(max(16, WARPS.value * 512 // BLOCK_N.value))  # rows finished at once: 16 elements a thread
 STEPS = tl.constexpr((PADDED_K + BLOCK_K - 1) // BLOCK_K)
 CHUNKS_N, CHUNKS_K = tl.constexpr(BLOCK_N // 16), tl.constexpr((BLOCK_K + CHUNK_K - 1) // CHUNK_K)
+STEP_GROUPS = tl.constexpr(max(1, BLOCK_K // GROUP_K) if GROUPS.value > 1 else 1)  # groups of one step
+WHOLE_N, WHOLE_K = tl.constexpr(PADDED_N % BLOCK_N == 0), tl.constexpr(PADDED_K % BLOCK_K == 0)  # no tile sticks out
 X_BYTES = tl.constexpr(X.value.primitive_bitwidth // 8)
 VECTORS = tl.constexpr(K * X_BYTES % 16 == 0)  # whether rows of x can be whole pieces of 16 bytes
 
@@ -175,6 +177,8 @@ def octets(q, upper, lower, ASM: tl.constexpr):
 def tile(q, upper, lower, ASM: tl.constexpr):
     CK: tl.constexpr = q.shape[0]
     WORDS: tl.constexpr = q.shape[4]
+    upper = tl.reshape(upper, (1, CHUNKS_N, 8, 1, 1)).to(tl.int32)
+    lower = tl.reshape(lower, (1, CHUNKS_N, 8, 1, 1)).to(tl.int32)
     if BITS == 4:
         a, b, c, d, e, f, g, h = nibbles(q, upper, lower, ASM)
         near = tl.join(tl.join(a, b), tl.join(c, d))
@@ -216,38 +220,54 @@ def gelu_tanh(x):  # x / (1 + e^(-2u)), u = sqrt(2/pi) (x + 0.044715 x^3)
 def load_codes(w, n0, k):
     RUN: tl.constexpr = CHUNKS_N * 128  # words of the chunks that lie side by side along n
     i = tl.arange(0, CHUNKS_K * RUN)
-    chunk_n, chunk_k = n0 // 16 + i // 128 % CHUNKS_N, k // CHUNK_K + i // RUN
     start = (k // CHUNK_K).to(tl.int64) * (PADDED_N * 8) + n0 * 8
     words = w.to(tl.pointer_type(tl.int32)) + start + (i // RUN * (PADDED_N * 8) + i % RUN)
-    inside = (chunk_n < PADDED_N // 16) & (chunk_k < PADDED_K // CHUNK_K)
-    q = tl.load(words, mask=inside, other=0, eviction_policy=POLICY)
+    if WHOLE_N and WHOLE_K:
+        q = tl.load(words, eviction_policy=POLICY)
+    else:
+        chunk_n, chunk_k = n0 // 16 + i // 128 % CHUNKS_N, k // CHUNK_K + i // RUN
+        inside = (chunk_n < PADDED_N // 16) & (chunk_k < PADDED_K // CHUNK_K)
+        q = tl.load(words, mask=inside, other=0, eviction_policy=POLICY)
     return tl.reshape(q, (CHUNKS_K, CHUNKS_N, 8, 4, 4))
 
 
-# Elements before a group's scales or zero points. A step beyond PADDED_K multiplies zeros by the last group's.
+# What the groups of one step have for some rows n, [groups][rows], as it is stored. A step beyond PADDED_K multiplies
+# zeros by the last group's.
 @triton.jit
-def group_at(k):
-    return tl.minimum(k // GROUP_K, GROUPS - 1).to(tl.int64) * PADDED_N
+def load_groups(at, n, k):
+    g = tl.minimum(k // GROUP_K + tl.arange(0, STEP_GROUPS), GROUPS - 1)
+    places = at + (g.to(tl.int64) * PADDED_N)[:, None] + n[None, :]
+    if WHOLE_N:
+        v = tl.load(places)
+    else:
+        v = tl.load(places, mask=(n < PADDED_N)[None, :], other=0)
+    return v
 
 
-# Zero points of the rows of the upper or the lower half of each chunk, in the shape in which its codes lie.
+# Zero points of the rows of the upper or the lower half of each chunk.
 @triton.jit
 def load_zeros(w, n0, k, HALF: tl.constexpr):
+    i = tl.arange(0, CHUNKS_N * 8)
     if ZERO:
-        n = n0 + tl.arange(0, CHUNKS_N)[:, None] * 16 + HALF * 8 + tl.arange(0, 8)[None, :]
-        z = tl.load(w + ZEROS_AT + group_at(k) + n, mask=n < PADDED_N, other=0).to(tl.int32)
+        z = load_groups(w + ZEROS_AT, n0 + i // 8 * 16 + HALF * 8 + i % 8, k)
     else:
-        z = tl.full((CHUNKS_N, 8), BIAS, tl.int32)
-    return tl.reshape(z, (1, CHUNKS_N, 8, 1, 1))
+        z = tl.full((STEP_GROUPS, CHUNKS_N * 8), BIAS, tl.uint8)
+    return z
 
 
 @triton.jit
 def load_scales(w, n0, k):
-    n = n0 + tl.arange(0, BLOCK_N)
-    scales = (w + SCALES_AT).to(tl.pointer_type(S))
-    if GROUPED:
-        scales += group_at(k)
-    return tl.load(scales + n, mask=n < PADDED_N, other=0.0).to(tl.float32)
+    return load_groups((w + SCALES_AT).to(tl.pointer_type(S)), n0 + tl.arange(0, BLOCK_N), k)
+
+
+# What the first and the last groups of a step have; a single one is both.
+@triton.jit
+def halves(v):
+    if v.shape[0] > 1:
+        low, high = tl.split(tl.permute(tl.reshape(v, (2, v.shape[0] // 2, v.shape[1])), (1, 2, 0)))
+    else:
+        low, high = v, v
+    return low, high
 
 
 # x[k of one product][BLOCK_M], zero beyond M and K. ALIGNED: rows of x start at multiples of 16 bytes.
@@ -256,8 +276,11 @@ def load_x(x, ldx, rows, m, k, ALIGNED: tl.constexpr):
     columns = k + tl.arange(0, DOT_K)
     at = x + (rows * ldx)[:, None] + columns[None, :]
     if ALIGNED:
-        at = tl.multiple_of(at, (16, 16))
-    v = tl.load(at, mask=(rows < m)[:, None] & (columns < K)[None, :], other=0.0)
+        at = tl.multiple_of(at, (1, 16))
+    if WHOLE_K and PADDED_K == K:
+        v = tl.load(at, mask=(rows < m)[:, None], other=0.0)
+    else:
+        v = tl.load(at, mask=(rows < m)[:, None] & (columns < K)[None, :], other=0.0)
     if PRECISION == "tf32":  # the tensor cores would cut off what they do not hold
         bits = (v.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
         v = tl.where(v == v, bits.to(tl.float32, bitcast=True), v)
@@ -267,7 +290,7 @@ def load_x(x, ldx, rows, m, k, ALIGNED: tl.constexpr):
 # Adds the product of one step's codes from k on to acc[BLOCK_N][BLOCK_M]: exact integers, the sum of each group times
 # its scale in float32. Codes of several products are cut in halves first: of their chunks, then of each lane's words.
 @triton.jit
-def multiply(acc, q, x, ldx, w, n0, rows, m, k, ALIGNED: tl.constexpr, ASM: tl.constexpr):
+def multiply(acc, q, scales, upper, lower, x, ldx, rows, m, k, ALIGNED: tl.constexpr, ASM: tl.constexpr):
     CUT: tl.constexpr = q.shape[0] * q.shape[4] * 64 // BITS > DOT_K
     if CUT:
         if q.shape[0] > 1:
@@ -277,26 +300,39 @@ def multiply(acc, q, x, ldx, w, n0, rows, m, k, ALIGNED: tl.constexpr, ASM: tl.c
             pairs = tl.reshape(q, (1, CHUNKS_N, 8, 4, 2, q.shape[4] // 2))
             low, high = tl.split(tl.permute(pairs, (0, 1, 2, 3, 5, 4)))
         HALF: tl.constexpr = q.shape[0] * q.shape[4] * 32 // BITS
-        acc = multiply(acc, low, x, ldx, w, n0, rows, m, k, ALIGNED, ASM)
-        acc = multiply(acc, high, x, ldx, w, n0, rows, m, k + HALF, ALIGNED, ASM)
+        first, last = halves(scales)
+        upper0, upper1 = halves(upper)
+        lower0, lower1 = halves(lower)
+        acc = multiply(acc, low, first, upper0, lower0, x, ldx, rows, m, k, ALIGNED, ASM)
+        acc = multiply(acc, high, last, upper1, lower1, x, ldx, rows, m, k + HALF, ALIGNED, ASM)
     else:
         v = load_x(x, ldx, rows, m, k, ALIGNED)
-        u = tile(q, load_zeros(w, n0, k, 0), load_zeros(w, n0, k, 1), ASM)
+        u = tile(q, upper, lower, ASM)
         if GROUPED:
-            acc += load_scales(w, n0, k)[:, None] * tl.dot(u, v, input_precision=PRECISION)
+            scale = tl.reshape(scales, (BLOCK_N, 1)).to(tl.float32)
+            acc += scale * tl.dot(u, v, input_precision=PRECISION)
         else:
             acc = tl.dot(u, v, acc, input_precision=PRECISION)
     return acc
 
 
 # The sums of steps first .. last. k is carried along, not computed from the step, which only a compiler makes a scalar.
+# What a step needs of its groups is too little for asynchronous copies: it is asked for a step ahead, in registers.
 @triton.jit
 def sums(x, ldx, w, n0, rows, m, first, last, ALIGNED: tl.constexpr, ASM: tl.constexpr):
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     k = first * BLOCK_K
+    scales, upper, lower = load_scales(w, n0, k), load_zeros(w, n0, k, 0), load_zeros(w, n0, k, 1)
     for _ in tl.range(first, last, num_stages=STAGES):
-        acc = multiply(acc, load_codes(w, n0, k), x, ldx, w, n0, rows, m, k, ALIGNED, ASM)
-        k += BLOCK_K
+        q, after = load_codes(w, n0, k), k + BLOCK_K
+        if GROUPED:
+            next_scales, next_upper, next_lower = (
+                load_scales(w, n0, after), load_zeros(w, n0, after, 0), load_zeros(w, n0, after, 1),
+            )
+        else:
+            next_scales, next_upper, next_lower = scales, upper, lower
+        acc = multiply(acc, q, scales, upper, lower, x, ldx, rows, m, k, ALIGNED, ASM)
+        k, scales, upper, lower = after, next_scales, next_upper, next_lower
     return acc
 
 
@@ -324,7 +360,7 @@ def finish(a, w, bias, residual, ldr, y, ldy, n0, m0, m):
         n, rows = n0 + tl.arange(0, BLOCK_N), m0 + tl.arange(0, ROWS)
         inside = (n < N)[:, None] & (rows < m)[None, :]
         if not GROUPED:
-            a *= load_scales(w, n0, 0)[:, None]
+            a *= tl.reshape(load_scales(w, n0, 0), (BLOCK_N, 1)).to(tl.float32)
         bias = tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
         residual = tl.load(residual + n[:, None] + (rows * ldr)[None, :], mask=inside, other=0.0).to(tl.float32)
         tl.store(y + n[:, None] + (rows * ldy)[None, :], a.to(tl.bfloat16), mask=inside)

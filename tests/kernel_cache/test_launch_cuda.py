@@ -77,7 +77,7 @@ class Recorder:
     def stream(self, device):
         return self.on
 
-    def capturing(self):
+    def capturing(self, device):
         return self.captured
 
     def launch(self, *given):
@@ -239,6 +239,21 @@ def test_a_captured_call_has_scratch_of_its_own():
     assert len(driver.kept) == 1
 
 
+def test_scratch_beyond_what_a_stream_keeps_is_made_for_the_call(monkeypatch):
+    """Sums of a large output that are added as they come would be kept for ever, and doubled."""
+    spec, source = emitted(BARE, 2, "false")
+    driver = Recorder()
+    call = bind(artefact_of(source), source, spec, driver)
+    monkeypatch.setattr(launch_cuda, "MOST_KEPT", 256)
+    call(*operands_of(spec, 8))
+    assert len(driver.kept) == 0
+    monkeypatch.setattr(launch_cuda, "MOST_KEPT", 1 << 20)
+    call(*operands_of(spec, 8))
+    assert len(driver.kept) == 1
+    tickets_at = next(at for at, p in enumerate(source.params) if p.kind is ParamKind.TICKETS)
+    assert all(asked.arguments[tickets_at] for asked in driver.asked)
+
+
 def test_zeroed_words_grow_and_are_kept():
     sizes = []
     zeroed = Zeroed(lambda device, stream, count: sizes.append((device, stream, count)) or len(sizes))
@@ -332,7 +347,7 @@ def cupy(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: seen.current)
     monkeypatch.setattr(torch.cuda, "device", Guard)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device}")
-    seen.driver = driver
+    seen.driver, seen.runtime = driver, runtime
     return seen
 
 
@@ -365,7 +380,8 @@ def test_zeroed_memory_is_the_drivers_own(cupy):
 
 def test_what_the_driver_refuses_is_a_launch_error(cupy):
     driver = CuPyDriver()
-    with pytest.raises(LaunchError, match=r"a grid of \(1, 1, 1\) with 128 threads was refused: CUDA_ERROR_INVALID"):
+    need = r"a grid of \(1, 1, 1\) with 128 threads and 0 bytes of shared memory was refused: CUDA_ERROR_INVALID_VALUE"
+    with pytest.raises(LaunchError, match=need + r" \(choose another schedule; an error of memory is an"):
         driver.launch(13, 0, (1, 1, 1), 128, 0, 70, [1, 2, 3])
 
     def refuse(*given):
@@ -374,6 +390,31 @@ def test_what_the_driver_refuses_is_a_launch_error(cupy):
     cupy.driver.moduleLoadData = refuse
     with pytest.raises(LaunchError, match=r"gs_gemm with 128 threads and 64 bytes of shared memory.*on GPU 0: CUDA_E"):
         driver.function(Artefact(b"code", "gs_gemm", 128, 64), 0)
+
+    def exhausted(size):
+        raise RuntimeError("cudaErrorMemoryAllocation")
+
+    cupy.runtime.malloc = exhausted
+    with pytest.raises(LaunchError, match=r"no 16384 bytes of scratch on GPU 0: cudaErrorMem.*\(free memory there, or"):
+        driver.zeroed(0, 70, 100)
+
+
+def test_operands_on_the_cpu_never_reach_a_gpus_kernel(cupy):
+    """Torch takes device -1 for the current one, and the kernel would read addresses that are not the GPU's."""
+    spec, source = emitted(BARE)
+    call = bind(artefact_of(source), source, spec, CuPyDriver())
+    with pytest.raises(LaunchError, match=r"operands on the CPU were given to a kernel of a GPU \(move them"):
+        call(*operands_of(spec, 1))
+    assert not cupy.loaded
+    assert not cupy.launched
+
+
+def test_a_capture_is_that_of_the_operands_device(cupy, monkeypatch):
+    """A graph is captured on GPU 1 while GPU 0 is current."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: cupy.current == 1)
+    driver = CuPyDriver()
+    assert [driver.capturing(device) for device in (0, 1)] == [False, True]
+    assert cupy.current == 0
 
 
 def test_without_cupy_it_says_what_to_install(monkeypatch):

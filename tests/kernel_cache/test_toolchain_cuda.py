@@ -219,6 +219,22 @@ def test_a_target_runs_on_its_own_kind_of_gpu(an_h200, monkeypatch):
     assert gpu.why_not_here(parse_target("cuda:sm_89")) == "NVIDIA H200 is of compute capability 9.0"
 
 
+def test_records_name_the_gpu_that_they_were_measured_on(an_h200, monkeypatch):
+    """A GPU's time under the name of the CPU beside it would win on every machine with that CPU."""
+    names = [host.device_name(parse_target(name)) for name in ("cuda:sm_90a", "triton:sm_90", "cpp:avx2")]
+    assert names[:2] == ["NVIDIA H200 [sm_90a]", "NVIDIA H200 [sm_90]"]
+    assert names[2] == f"{host.cpu_facts()[0]} [avx2]"
+    assert host.device_name(parse_target("library:torch")) == host.device_name()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert host.device_name(parse_target("cuda:sm_90a")) == "no GPU [sm_90a]"
+
+
+def test_another_makers_gpu_runs_none_of_these(an_h200, monkeypatch):
+    """Torch for AMD's GPUs says cuda too, and one of them has a capability of 9.0."""
+    monkeypatch.setattr(torch.version, "hip", "6.4", raising=False)
+    assert gpu.why_not_here(parse_target("cuda:sm_90")) == "this torch is built for AMD's GPUs"
+
+
 def test_without_cupy_no_kernel_runs_on_the_gpu(an_h200, monkeypatch):
     """A machine whose torch sees a GPU dispatches as before; it is told what to install."""
     monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None)

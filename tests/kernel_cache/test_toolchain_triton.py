@@ -13,11 +13,14 @@ from gridstone.ir.text import parse_spec
 from gridstone.kernel_cache import toolchain_triton
 from gridstone.kernel_cache.artefact import unpack
 from gridstone.kernel_cache.make import TOOLCHAINS, artefact_key
-from gridstone.kernel_cache.toolchain_triton import TritonToolchain
+from gridstone.kernel_cache.toolchain_triton import TritonToolchain, build_with
+from gridstone.kernel_cache.triton_program import frame_bytes
 from gridstone.lower.schedule import parse_schedule
 from gridstone.lower.target import Language, parse_target
+from gridstone.proof.cubin import read_resources
 from gridstone.templates.emit import emit
 from gridstone.templates.registry import recipe_named
+from tests.proof.test_cubin import PLAIN, SPILLING, compiled
 
 needs_triton = pytest.mark.skipif(TritonToolchain().missing() is not None, reason="no Triton")
 TEXT = "gemm[x: f16(M,256), w: int4:g128(64,256)]"
@@ -81,6 +84,35 @@ def test_a_kernel_that_needs_more_shared_memory_than_there_is_is_refused():
     tight = replace(TARGET, l1_bytes=4096)
     with pytest.raises(BuildError, match=r"bytes of shared memory of 4096 on triton:sm_90 \(choose smaller tiles"):
         TritonToolchain().build(source(), tight)
+
+
+def test_a_kernel_that_only_traps_is_refused(monkeypatch):
+    """What Triton makes of a kernel without room for its sums in tensor memory, which it says at the launch alone."""
+    built = source("small(k_splits=1)")
+    facts = {"threads": built.launch.grid.threads, "params": len(built.params), "scratch_bytes": 0, "shared_bytes": 0}
+    monkeypatch.setattr(toolchain_triton, "_run", lambda *_: (facts | {"tensor_columns": 576}, b""))
+    monkeypatch.setattr(toolchain_triton, "fault", lambda *_: "")
+    with pytest.raises(
+        BuildError, match=r"needs 576 columns of tensor memory of 512 on triton:sm_90 \(choose a smaller"
+    ):
+        build_with("python", built, TARGET)
+
+
+def test_steps_that_need_too_much_tensor_memory_are_infeasible():
+    large, target = recipe_named("gemm.triton.large"), parse_target("triton:sm_100")
+    spec = parse_spec("gemm[x: bf16(M,4096), w: int4:g32(14336,4096)]").with_storage(target.storage)
+    start = large.space.default(spec, target)
+    for block_k, wrong in ((64, None), (128, "tensor memory suffices")):
+        schedule = replace(start, block_m=128, block_n=128, block_k=block_k)
+        assert large.space.violated(schedule, spec, target) == wrong
+        assert large.space.violated(schedule, spec, TARGET) is None, "earlier GPUs have none"
+
+
+def test_what_is_spilled_is_read_off_the_frame():
+    """The negative control of compiling again with more registers."""
+    spilling, plain = (compiled(text, "sm_80") for text in (SPILLING, PLAIN))
+    assert frame_bytes(spilling.cubin) == read_resources(spilling, parse_target("cuda:sm_80")).stack > 0
+    assert frame_bytes(plain.cubin) == 0
 
 
 @needs_triton

@@ -14,14 +14,15 @@ from gridstone.ir.text import parse_spec
 from gridstone.kernel_cache.artefact import Artefact, unpack
 from gridstone.kernel_cache.make import TOOLCHAINS
 from gridstone.kernel_cache.nvrtc import find_nvrtc
+from gridstone.kernel_cache.toolchain_cuda import header
+from gridstone.lower.occupancy import occupancy
 from gridstone.lower.target import TARGETS, Language, parse_target
 from gridstone.proof import cubin, disassembler
 from gridstone.proof.cubin import broken_promises, read_drawback, read_report, read_resources
 from gridstone.proof.disassembler import Disassembler, find_disassembler
-from gridstone.proof.occupancy import occupancy
 from gridstone.templates.emit import emit
-from gridstone.templates.registry import default_recipe, recipe_named, recipes_for
-from gridstone.templates.requirement import NO_SPILLS, Requirement
+from gridstone.templates.registry import RECIPES, default_recipe, recipe_named, recipes_for
+from gridstone.templates.requirement import NO_NARROW_STREAM, NO_SPILLS, WIDE_STREAM, Requirement
 
 GPUS = tuple(name for name, target in TARGETS.items() if target.sms)
 FALLBACK = recipe_named("gemm.cuda.mma")
@@ -32,6 +33,14 @@ WHOLE = tuple(itertools.product(ARCHS, ROWS, ("f16", "bf16"), WEIGHTS))
 # Every arch with every M, every dtype and every kind of weight; `slow` has all of them with each other.
 FEW = tuple((arch, m, ("f16", "bf16")[(i + j // 2) % 2], WEIGHTS[(i + j) % 4])
             for i, arch in enumerate(ARCHS) for j, m in enumerate(ROWS))  # fmt: skip
+# Few rows, of any type, which the streaming kernel takes.
+STREAMED = tuple(itertools.product(ARCHS, (1, 2, 4), ("f16", "bf16", "f32"), WEIGHTS))
+FEW_STREAMED = (
+    ("sm_80", 2, "f16", WEIGHTS[0]),
+    ("sm_89", 4, "f32", WEIGHTS[1]),
+    ("sm_90", 1, "f32", WEIGHTS[2]),
+    ("sm_90a", 4, "bf16", WEIGHTS[3]),
+)
 
 SPILLING = """
 extern "C" __global__ void __launch_bounds__(1024, 2) gs_gemm(const float* x, float* y) {
@@ -48,6 +57,27 @@ extern "C" __global__ void gs_gemm(const float4* x, const short* z, float* y) {
   __syncthreads();
   y[threadIdx.x] = s[threadIdx.x ^ 1] + z[threadIdx.x];
 }"""
+# What every promise about widths and conversions forbids.
+NARROW = """
+__shared__ double s[512];
+extern "C" __global__ void gs_gemm(const int* x, float* y, const int* n) {
+  unsigned at = (unsigned)__cvta_generic_to_shared(s + threadIdx.x);
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(at), "l"(x + 2 * threadIdx.x) : "memory");
+  asm volatile("cp.async.wait_all;" ::: "memory");
+  int once;
+  asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(once) : "l"(x + threadIdx.x));
+  __syncthreads();
+  y[threadIdx.x] = (float)once + (float)s[threadIdx.x ^ 1];
+}"""
+
+WIDE_LOAD = "PTX uint4 ld_global_once(const void* at) {"
+HALF_LOADS = """PTX uint4 ld_global_once(const void* at) {
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(at));
+  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2 + 8];" : "=r"(v.z), "=r"(v.w) : "l"(at));
+  return v;
+}
+"""
 
 
 def compiled(text, arch, threads=256, shared=0):
@@ -56,15 +86,16 @@ def compiled(text, arch, threads=256, shared=0):
     return Artefact(made.cubin, "gs_gemm", threads, shared)
 
 
-def promising(cases):
+def promising(cases, languages=(Language.CUDA, Language.TRITON)):
     """Return each case with the recipe that is its default, and with the one that every arch can fall back to."""
     found = []
-    for (arch, m, x, w), language in itertools.product(cases, (Language.CUDA, Language.TRITON)):
+    for (arch, m, x, w), language in itertools.product(cases, languages):
         target = TARGETS.get(f"{language.value}:{arch}")
         if target is None:
             continue
         spec = parse_spec(f"gemm[x: {x}({m},4096), w: {w}(14336,4096)]").with_storage(target.storage)
-        recipes = {default_recipe(spec, target), FALLBACK} & set(recipes_for(spec, target))
+        wanted = {default_recipe(spec, target)} | ({FALLBACK} if m in ROWS else set())
+        recipes = wanted & set(recipes_for(spec, target))
         found += [
             pytest.param(recipe, target, spec, id=f"{recipe.name}-{target}-{m}-{x}-{w}")
             for recipe in sorted(recipes, key=lambda recipe: recipe.name)
@@ -88,16 +119,56 @@ def test_default_schedules_keep_what_their_recipe_promises(recipe, target, spec)
     assert_promises_kept(recipe, target, spec)
 
 
+@pytest.mark.parametrize(("recipe", "target", "spec"), promising(FEW_STREAMED, (Language.CUDA,)))
+def test_the_streaming_kernel_keeps_what_it_promises(recipe, target, spec):
+    assert recipe.name == "gemm.cuda.gemv"
+    assert_promises_kept(recipe, target, spec)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "target", "spec"), promising(sorted(set(WHOLE) - set(FEW))))
+@pytest.mark.parametrize(
+    ("recipe", "target", "spec"),
+    promising(sorted(set(WHOLE) - set(FEW))) + promising(sorted(set(STREAMED) - set(FEW_STREAMED)), (Language.CUDA,)),
+)
 def test_all_default_schedules_keep_what_their_recipe_promises(recipe, target, spec):
     assert_promises_kept(recipe, target, spec)
 
 
-def test_the_tensor_core_recipe_promises_something():
+@pytest.mark.parametrize(
+    ("recipe", "names"),
+    [
+        ("gemm.cuda.mma", {"warps multiply with the tensor cores", "a lane takes its codes 16 bytes at once"}),
+        ("gemm.cuda.gemv", {"codes stream from memory 16 bytes at once", "no codes stream in narrower loads"}),
+    ],
+)
+def test_the_recipes_promise_something(recipe, names):
     """An empty promise is always kept."""
-    names = {promise.name for promise in FALLBACK.promises}
-    assert {"no register is spilled to local memory", "warps multiply with the tensor cores"} <= names
+    assert {"no register is spilled to local memory", *names} <= {p.name for p in recipe_named(recipe).promises}
+
+
+def test_every_promise_can_be_broken():
+    """Each by one of three texts: the negative controls of all that recipes promise."""
+    target = parse_target("cuda:sm_80")
+    reports = [read_report(compiled(text, "sm_80"), target) for text in (SPILLING, PLAIN, NARROW)]
+    promises = {promise for recipe in RECIPES for promise in recipe.promises}
+    assert len(promises) >= 9
+    for promise in promises:
+        assert any(broken_promises(report, (promise,)) for report in reports), promise.name
+
+
+@pytest.mark.parametrize("x", ["bf16", "f32"])
+def test_a_narrower_stream_of_codes_breaks_the_promise(x):
+    """The control in place: the text of the recipe, its 16-byte loads taken apart."""
+    recipe, target = recipe_named("gemm.cuda.gemv"), parse_target("cuda:sm_80")
+    spec = parse_spec(f"gemm[x: {x}(1,512), w: int4:g128(64,512)]").with_storage(target.storage)
+    source = emit(recipe, spec, recipe.space.default(spec, target), target)
+    headers = {"ptx.cuh": header("ptx.cuh").replace(WIDE_LOAD, HALF_LOADS + WIDE_LOAD.replace("once", "whole"))}
+    made = find_nvrtc().compile(source.text, headers, ("--gpu-architecture=sm_80", "--std=c++17"))
+    assert made.cubin, made.log
+    grid = source.launch.grid
+    report = read_report(Artefact(made.cubin, source.entry, grid.threads, grid.shared_bytes), target)
+    broken = {text.split(":")[0] for text in broken_promises(report, recipe.promises)}
+    assert broken == {WIDE_STREAM.name, NO_NARROW_STREAM.name}
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -78,18 +87,49 @@ def test_products_of_bfloat16_are_those_of_its_values():
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("tl.load(x + tl.arange(0, 16))", "IndexError: a load outside of every operand, 32 bytes from the start of x"),
-        ("tl.load(x - 1)", "a load outside of every operand, -4 bytes from the start of x"),
-        ("tl.store(y + 2 * tl.arange(0, 8), 0.0)", "a store outside of every operand, 32 bytes from the start of y"),
-        ("tl.store(x, 1.0)", "a store to x, which is only read at: tl.store(x, 1.0)"),
+        ("tl.load(x + tl.arange(0, 16))", "IndexError: a load of byte 32 of x, which has 32, in program (0, 0, 0)"),
+        ("tl.load(x - 1)", "a load of byte -4 of x, which has 32"),
+        ("i = tl.arange(0, 8)\ntl.load(x + i + 1, mask=i != 3)", "a load of byte 32 of x, which has 32"),
+        ("tl.load(x + (1 << 40))", f"a load of byte {4 << 40} of x, which has 32"),
+        ("tl.load(tl.full((4,), 64, tl.int64).to(tl.pointer_type(tl.float32)))", "that is not made from any operand's"),
+        ("tl.store(y + 2 * tl.arange(0, 8), 0.0)", "a store of byte 32 of y, which has 32"),
+        ("tl.store(x, 1.0)", "a store to x, which is only read, in program (0, 0, 0) at line 7: tl.store(x, 1.0)"),
         ("tl.atomic_add(x, 1.0)", "an atomic operation to x, which is only read"),
+        ("tl.atomic_cas(y + 8, 0.0, 1.0)", "an atomic operation of byte 32 of y, which has 32"),
+        ("tl.load(tl.multiple_of(x + 1, 16))", "ValueError: 4 past a multiple of 16, which the kernel promises"),
         ("y.no_such_method()", "AttributeError"),
+        ("return 1 +", "SyntaxError: invalid syntax"),
     ],
 )
-def test_an_access_that_no_operand_allows_is_refused_with_its_line(body, message):
+def test_what_a_gpu_would_not_survive_is_refused_with_its_line(body, message):
+    """Twice: what failed to load must not pass for loaded."""
     arrays = {"x": np.zeros(8, np.float32), "y": np.zeros(8, np.float32)}
-    problem, _ = run(body, arrays, writable=("y",))
-    assert message in problem
+    for _ in range(2):
+        problem, _ = run(body, arrays, writable=("y",))
+        assert message in problem
+
+
+@needs_triton
+def test_an_access_to_another_operand_is_outside_of_its_own():
+    """Where an address lies is not enough: a kernel that leaves one tensor may well land in the next."""
+    arrays = {name: np.zeros(8, np.float32) for name in "xyz"}
+    body = (
+        "away = (z.to(tl.int64) - x.to(tl.int64)) % (1 << 56)\n"
+        "tl.load((x.to(tl.int64) + away).to(tl.pointer_type(tl.float32)))"
+    )
+    problem, _ = run(body, arrays)
+    assert re.search(r"a load of byte -?\d+ of [xy], which has 32", problem)
+
+
+@needs_triton
+def test_a_hint_that_holds_is_taken():
+    body = (
+        "i = tl.arange(0, 4)[:, None] * 8 + tl.arange(0, 4)[None, :]\n"
+        "tl.store(tl.multiple_of(y + i, (1, 16)), tl.load(tl.multiple_of(x + i, (1, 32))))"
+    )
+    problem, left = run(body, {"x": np.arange(32.0), "y": np.zeros(32)}, writable=("y",))
+    assert problem == ""
+    assert left["y"].reshape(4, 8)[:, :4].tolist() == np.arange(32.0).reshape(4, 8)[:, :4].tolist()
 
 
 @needs_triton
@@ -116,19 +156,62 @@ def test_the_seed_draws_the_order_of_programs():
 
 @needs_triton
 def test_a_kernel_that_kills_or_hangs_the_interpreter_is_an_error_and_the_next_one_runs():
-    fine = ("tl.store(y, 7.0)", {"y": np.zeros(1, np.float32)})
+    seven, arrays = "tl.store(y, 7.0)", {"y": np.zeros(1, np.float32)}
     mine = Interpreter(timeout_s=60.0)
     die = HEAD.replace("@triton.jit", "os._exit(41)\n@triton.jit")
     with pytest.raises(LaunchError, match="Triton's interpreter died with 41"):
-        run(fine[0], fine[1], writable=("y",), by=mine, head=die)
-    assert run(fine[0], fine[1], writable=("y",), by=mine)[1]["y"] == [7.0]
+        run(seven, arrays, writable=("y",), by=mine, head=die)
+    assert run(seven, arrays, writable=("y",), by=mine)[1]["y"] == [7.0]
+
     mine.timeout_s = 0.5
-    hang = HEAD.replace("@triton.jit", "time.sleep(60)\n@triton.jit")
+    os.kill(mine._child.pid, signal.SIGSTOP)  # it reads nothing, and a large case does not fit into the pipe
     with pytest.raises(LaunchError, match=r"Triton's interpreter did not answer within 0\.5 s"):
-        run(fine[0], fine[1], writable=("y",), by=mine, head=hang)
+        run(seven, {"y": np.zeros(1 << 20, np.float32)}, writable=("y",), by=mine)
     mine.timeout_s = 60.0
-    assert run(fine[0], fine[1], writable=("y",), by=mine)[1]["y"] == [7.0]
-    mine.close()
+    assert run(seven, arrays, writable=("y",), by=mine)[1]["y"] == [7.0]
+
+    mine.timeout_s = 0.5
+    with pytest.raises(LaunchError, match=r"did not answer within 0\.5 s") as raised:
+        run("while True:\n    tl.store(y, 7.0)", arrays, writable=("y",), by=mine)
+    assert re.search(r'kernel\d+\.py", line [78] in entry', str(raised.value)), "where it was"
+
+
+@needs_triton
+def test_two_threads_take_turns():
+    found = {}
+
+    def store(value):
+        found[value] = run(f"tl.store(y, {value}.0)", {"y": np.zeros(1, np.float32)}, writable=("y",))[1]["y"][0]
+
+    threads = [threading.Thread(target=store, args=(value,)) for value in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {value: float(value) for value in range(4)}
+
+
+ORPHAN = """
+from tests.proof.test_interpret import *
+mine, head = Interpreter(), HEAD.replace("@triton.jit", "print('begun', flush=True)\\n@triton.jit")
+case = ("while True: pass", {"y": np.zeros(1)})
+threading.Thread(target=run, args=case, kwargs={"by": mine, "head": head}, daemon=True).start()
+while mine._said is None or not os.fstat(mine._said.fileno()).st_size:
+    time.sleep(0.1)
+print(mine._child.pid, flush=True)
+os._exit(0)
+"""
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+def test_a_kernel_that_never_ends_does_not_outlive_its_parent():
+    ended = subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, text=True, check=True)
+    state, end = Path(f"/proc/{int(ended.stdout)}/stat"), time.monotonic() + 60
+    while state.exists() and " Z " not in state.read_text():
+        assert time.monotonic() < end, "it lives on"
+        time.sleep(0.1)
 
 
 def test_without_triton_it_says_what_to_install(monkeypatch):

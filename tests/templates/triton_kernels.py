@@ -31,7 +31,10 @@ SMALL, LARGE = "gemm.triton.small", "gemm.triton.large"
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel and its rows; an empty schedule is the default. `asm`: its inline PTX runs, not its plain twin."""
+    """A kernel and its rows: of the default schedule for them, or of one that is emitted for any number of rows.
+
+    `asm`: its inline PTX runs, not its plain twin.
+    """
 
     spec: str
     rows: int
@@ -43,12 +46,16 @@ class Case:
         return f"{self.recipe} | {self.schedule} | {self.spec} | M={self.rows}{' | PTX' if self.asm else ''}"
 
     @property
+    def any_rows(self) -> Spec:
+        return parse_spec(self.spec).with_storage(HOST.storage)
+
+    @property
     def static(self) -> Spec:
-        return parse_spec(self.spec).with_storage(HOST.storage).bind(M=self.rows)
+        return self.any_rows.bind(M=self.rows)
 
 
 def source_of(case: Case) -> Source:
-    recipe, spec = recipe_named(case.recipe), case.static
+    recipe, spec = recipe_named(case.recipe), case.any_rows if case.schedule else case.static
     default = recipe.space.default(spec, HOST)
     schedule = parse_schedule(case.schedule, recipe.schedule, default) if case.schedule else default
     return emit(recipe, spec, schedule, HOST)
@@ -71,6 +78,15 @@ def assert_right(case: Case, seed: int = 1) -> None:
     assert found.right, f"{case}: {found.problem}"
 
 
+def assert_order_does_not_matter(case: Case) -> None:
+    """Where programs share K, two orders of them give the same bits, if the kernel says so."""
+    launch = source_of(case).launch
+    if launch.deterministic and launch.grid is not None and launch.grid.k_splits > 1:
+        first, second = outputs(case, (2, 3))
+        assert torch.equal(first, second), str(case)
+        assert torch.isfinite(first).all()
+
+
 def outputs(case: Case, seeds: tuple[int, ...]) -> list[torch.Tensor]:
     """What a case computes from the same operands, with its programs in the orders that the seeds draw."""
     source, spec, found = source_of(case), case.static, []
@@ -80,9 +96,9 @@ def outputs(case: Case, seeds: tuple[int, ...]) -> list[torch.Tensor]:
     return found
 
 
-def schedules(recipe: Recipe[Schedule], text: str, rows: int) -> list[str]:
-    """Every feasible schedule that gives a text of its own: the interpreter knows neither warps nor stages."""
-    spec = parse_spec(text).with_storage(HOST.storage).bind(M=rows)
+def schedules(recipe: Recipe[Schedule], text: str) -> list[str]:
+    """Every schedule for any rows that gives a text of its own: the interpreter knows neither warps nor stages."""
+    spec = parse_spec(text).with_storage(HOST.storage)
     found: dict[str, str] = {}
     for schedule in recipe.space.feasible(spec, HOST):
         parts = {
@@ -101,6 +117,6 @@ def drawn_cases(seed: int, count: int) -> Iterator[Case]:
         weight = f"{rng.choice(CODES)}:{group}:{rng.choice(SCALES)}{rng.choice(('', ':zero'))}({n},{k})"
         numerics = rng.choice(("exact", "exact ordered", "bf16", "tf32"))
         text = f"gemm[x: {rng.choice(FLOATS)}(M,{k}), w: {weight}]{rng.choice(EPILOGUES).format(n=n)}; {numerics}"
-        chosen = rng.choice(schedules(recipe, text, rows))
+        chosen = rng.choice(schedules(recipe, text))
         yield Case(text, rows, recipe.name, chosen, rng.random() < 0.5)
         count -= 1

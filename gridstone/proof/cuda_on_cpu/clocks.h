@@ -13,7 +13,15 @@ namespace machine {
 using Clock = std::vector<uint32_t>;                // by thread of a block
 using Others = std::vector<std::shared_ptr<Clock>>;  // by block; null: nothing is known of it. Never changed in place
 
-struct Seen { Clock own; Others others; };           // of one's own block, and of the others
+// Of one's own block, and of the others; and of one's own what lies before a proxy fence that has been seen.
+struct Seen { Clock own; Others others; Clock fenced; };
+
+inline uint32_t known(const Clock& clock, unsigned of) { return of < clock.size() ? clock[of] : 0; }
+
+inline void raise(Clock& clock, unsigned of, uint32_t to) {
+  if (clock.size() <= of) clock.resize(of + 1);
+  clock[of] = std::max(clock[of], to);
+}
 
 inline void join(Clock& into, const Clock& from) {
   if (into.size() < from.size()) into.resize(from.size());
@@ -37,6 +45,7 @@ inline void join(Others& into, const Others& from) {
 inline void join(Seen& into, const Seen& from) {
   join(into.own, from.own);
   join(into.others, from.others);
+  join(into.fenced, from.fenced);
 }
 
 }  // namespace machine

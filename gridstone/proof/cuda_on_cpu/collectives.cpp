@@ -79,21 +79,44 @@ template <float (*WIDEN)(uint16_t)> static void mma_m16n8k16(void* const* slots)
 void mma_m16n8k16_f16(void* const* slots, uint32_t, uint32_t) { mma_m16n8k16<f32_of_f16>(slots); }
 void mma_m16n8k16_bf16(void* const* slots, uint32_t, uint32_t) { mma_m16n8k16<f32_of_bf16>(slots); }
 
-void probe_m16n8k16(const uint32_t* a, const uint32_t* b, float (*widen)(uint16_t), void* pc) {
+void probe_a(const uint32_t* a, float (*widen)(uint16_t), void* pc) {
   const machine::Probing p = machine::probing();
+  if (p.what != machine::W_ROW && p.what != machine::W_K) return;
   const int group = (int)machine::lane() >> 2, in_group = (int)machine::lane() % 4;
-  if (p.what == machine::W_ROW || p.what == machine::W_K)
-    for (int i = 0; i < 8; ++i) {
-      const int row = (i < 2 || (i >= 4 && i < 6)) ? group : group + 8, column = in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0);
-      const float value = widen((uint16_t)(a[i / 2] >> (16 * (i & 1))));
-      const int want = (p.what == machine::W_ROW ? row : column) + p.offset;
-      if (value != (float)want && value != (float)p.offset) machine::misplaced("A", row, column, value, pc);
-    }
-  if (p.what == machine::X_ROW || p.what == machine::X_K)
-    for (int i = 0; i < 4; ++i) {
-      const int row = in_group * 2 + (i & 1) + (i >= 2 ? 8 : 0);
-      const float value = widen((uint16_t)(b[i / 2] >> (16 * (i & 1))));
-      if (value != 0 && value != 1.f + (float)(p.what == machine::X_ROW ? group : row)) machine::misplaced("B", row, group, value, pc);
+  for (int i = 0; i < 8; ++i) {
+    const int row = (i < 2 || (i >= 4 && i < 6)) ? group : group + 8, column = in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0);
+    const float value = widen((uint16_t)(a[i / 2] >> (16 * (i & 1))));
+    const int want = (p.what == machine::W_ROW ? row : column) + p.offset;
+    if (value != (float)want && value != (float)p.offset) machine::misplaced("A", row, column, value, pc);
+  }
+}
+
+void probe_m16n8k16(const uint32_t* a, const uint32_t* b, float (*widen)(uint16_t), void* pc) {
+  probe_a(a, widen, pc);
+  const machine::Probing p = machine::probing();
+  if (p.what != machine::X_ROW && p.what != machine::X_K) return;
+  const int group = (int)machine::lane() >> 2, in_group = (int)machine::lane() % 4;
+  for (int i = 0; i < 4; ++i) {
+    const int row = in_group * 2 + (i & 1) + (i >= 2 ? 8 : 0);
+    const float value = widen((uint16_t)(b[i / 2] >> (16 * (i & 1))));
+    if (value != 0 && value != 1.f + (float)(p.what == machine::X_ROW ? group : row)) machine::misplaced("B", row, group, value, pc);
+  }
+}
+
+static float element(const uint8_t* tokens, unsigned token, int k, float (*widen)(uint16_t)) {
+  uint16_t h;
+  memcpy(&h, tokens + token * 32 + 2 * (unsigned)k, 2);
+  return widen(h);
+}
+
+void probe_tokens(const uint8_t* tokens, unsigned count, float (*widen)(uint16_t), void* pc) {
+  const machine::Probing p = machine::probing();
+  if (p.what != machine::X_ROW && p.what != machine::X_K) return;
+  for (unsigned token = 0; token < count; ++token)
+    for (int k = 0; k < 16; ++k) {
+      const float value = element(tokens, token, k, widen);
+      if (value != 0 && value != 1.f + (float)(p.what == machine::X_ROW ? (int)token % 8 : k))
+        machine::misplaced("B", k, (int)token, value, pc);
     }
 }
 
@@ -160,16 +183,18 @@ void ldmatrix(void* const* slots, uint32_t, uint32_t immediate) {
 }
 
 // wgmma.m64nNk16: the sixteen rows of each warp as in mma.m16n8k16, for N / 8 blocks of eight columns.
-template <float (*WIDEN)(uint16_t)> static void wgmma(const machine::Wgmma* lanes, const uint8_t* const* tokens, unsigned count) {
-  static float A[64][16];
+void wgmma(const machine::Wgmma* lanes, const uint8_t* tokens, unsigned count) {
+  static float A[64][16], B[256][16];
   for (int l = 0; l < 128; ++l) {
     const int warp = l / 32, group = l % 32 >> 2, in_group = l % 4;
     for (int i = 0; i < 8; ++i) {
       const int row = 16 * warp + ((i < 2 || (i >= 4 && i < 6)) ? group : group + 8);
       const int column = in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0);
-      A[row][column] = WIDEN((uint16_t)(lanes[l].a[i / 2] >> (16 * (i & 1))));
+      A[row][column] = lanes[l].widen((uint16_t)(lanes[l].a[i / 2] >> (16 * (i & 1))));
     }
   }
+  for (unsigned token = 0; token < count; ++token)
+    for (int k = 0; k < 16; ++k) B[token][k] = element(tokens, token, k, lanes[0].widen);
   for (int l = 0; l < 128; ++l) {
     const int warp = l / 32;
     for (unsigned i = 0; i < count / 2; ++i) {
@@ -177,16 +202,10 @@ template <float (*WIDEN)(uint16_t)> static void wgmma(const machine::Wgmma* lane
       const int row = 16 * warp + (l % 32 >> 2) + (e < 2 ? 0 : 8);
       const unsigned column = i / 4 * 8 + (unsigned)(l % 4) * 2 + e % 2;
       double sum = lanes[l].accumulate ? lanes[l].d[i] : 0.0;
-      for (int k = 0; k < 16; ++k) {
-        uint16_t h;
-        memcpy(&h, tokens[column] + 2 * k, 2);
-        sum += (double)A[row][k] * (double)WIDEN(h);
-      }
+      for (int k = 0; k < 16; ++k) sum += (double)A[row][k] * (double)B[column][k];
       lanes[l].d[i] = (float)sum;
     }
   }
 }
-void wgmma_f16(const machine::Wgmma* lanes, const uint8_t* const* tokens, unsigned count) { wgmma<f32_of_f16>(lanes, tokens, count); }
-void wgmma_bf16(const machine::Wgmma* lanes, const uint8_t* const* tokens, unsigned count) { wgmma<f32_of_bf16>(lanes, tokens, count); }
 
 }  // namespace gs

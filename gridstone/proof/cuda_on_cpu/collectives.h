@@ -23,9 +23,12 @@ void mma_m16n8k256_b1(void* const* slots, uint32_t, uint32_t);
 // Holds one lane's 16-bit registers against the probe that is running, if any.
 void probe_m16n8k16(const uint32_t* a, const uint32_t* b, float (*widen)(uint16_t), void* pc);
 
-// d += a * tokens for the 64 rows of a warpgroup: lane l % 32 of warp l / 32 holds rows 16 (l / 32) and on of A.
-void wgmma_f16(const machine::Wgmma* lanes, const uint8_t* const* tokens, unsigned count);
-void wgmma_bf16(const machine::Wgmma* lanes, const uint8_t* const* tokens, unsigned count);
+void probe_a(const uint32_t* a, float (*widen)(uint16_t), void* pc);  // of wgmma too: each warp has sixteen of its rows
+
+// d += a * tokens for the 64 rows of a warpgroup: lane l % 32 of warp l / 32 holds rows 16 (l / 32) and on of A; a token's
+// sixteen elements are 32 bytes.
+void wgmma(const machine::Wgmma* lanes, const uint8_t* tokens, unsigned count);
+void probe_tokens(const uint8_t* tokens, unsigned count, float (*widen)(uint16_t), void* pc);
 
 struct Ldmatrix { const void* row; uint32_t* r; };
 void ldmatrix(void* const* slots, uint32_t, uint32_t matrices);            // 1, 2 or 4, plus 16 for .trans

@@ -5,6 +5,7 @@
 #include "memory.cpp"
 #include "copies.cpp"
 #include "hopper.cpp"
+#include "warpgroups.cpp"
 #include "collectives.cpp"
 #include "hooks.cpp"
 #if defined(GS_SANITIZED)

@@ -40,7 +40,8 @@ unsigned block_vote(bool value, Vote kind, void* pc);                     // __s
 void warp_barrier(uint32_t mask, void* pc);                               // __syncwarp
 void named_barrier(unsigned id, unsigned threads, bool waits, void* pc);  // bar.sync, bar.arrive
 void fence(Scope scope);                                                  // __threadfence and its kin
-void poll(void* pc);                                                      // nothing found: lets others run
+// Nothing found: lets others run, which must bring what it waits for.
+void poll(void* pc, const char* what = "a value that another thread must write");
 void trap(const char* why, void* pc);
 
 // ---- memory ---------------------------------------------------------------------------------------------------------
@@ -70,13 +71,14 @@ void copy_wait_all();
 // ---- sm_90a: mbarriers, bulk copies, products of a warpgroup --------------------------------------------------------
 void mbarrier_init(void* at, unsigned arrivals, void* pc);
 void mbarrier_arrive(void* at, unsigned expect_bytes, void* pc);
-bool mbarrier_try(void* at, unsigned parity, void* pc);                   // whether the phase of this parity has ended
+void mbarrier_wait(void* at, unsigned parity, void* pc);                  // for the end of the phase of this parity
 void bulk_copy(void* shared, const void* global, unsigned bytes, void* mbarrier, void* pc);
 void proxy_fence();
-struct Wgmma { float* d; const uint32_t* a; uint64_t tile; int accumulate; };  // what one lane brings
-using Multiply = void (*)(const Wgmma* lanes, const uint8_t* const* tokens, unsigned count);
+// What one lane brings: sums, registers of A, the descriptor of B, whether to add to the sums; how to widen an element.
+struct Wgmma { float* d; const uint32_t* a; uint64_t tile; int accumulate; float (*widen)(uint16_t); };
+uint32_t tile_start(const void* start, void* pc);                         // a shared address that a descriptor can hold
 void wgmma_fence(void* pc);
-void wgmma_issue(Multiply body, const Wgmma& lane, unsigned tokens, const char* what, void* pc);
+void wgmma_issue(const Wgmma& lane, unsigned tokens, const char* what, void* pc);
 void wgmma_commit(void* pc);
 void wgmma_wait(unsigned pending, void* pc);
 

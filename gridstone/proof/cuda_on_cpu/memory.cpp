@@ -23,7 +23,20 @@ void within_a_variable(size_t at, unsigned bytes, const char* verb, uint32_t pc)
   fatal("bounds", who() + bytes_of(verb, (long long)at - (long long)before->offset, before->name, before->bytes), pc);
 }
 
-// Returns the shadow that an address lies in and its place there, or null when it needs no shadow.
+// A value that some thread stored without having computed it.
+void find_poison(const Memory& memory, const uint8_t* at, size_t where, unsigned bytes, const char* space, uint32_t pc) {
+  for (unsigned i = 0; i < bytes; i += 4) {
+    uint32_t bits;
+    memcpy(&bits, at + i, 4);
+    const Epoch* by = is_poison(bits) ? memory.storer(where + i) : nullptr;
+    if (by)
+      return fault("uninitialised", who() + " reads from" + space + " what " + who(*by) +
+                   " stored there without ever giving it a value", pc, by->pc);
+  }
+}
+
+}  // namespace
+
 Memory* locate(uintptr_t at, unsigned bytes, bool writes, uint32_t pc, size_t& where) {
   const char* verb = writes ? " writes" : " reads";
   if (on_own_stack((void*)at)) return nullptr;
@@ -61,32 +74,22 @@ Memory* locate(uintptr_t at, unsigned bytes, bool writes, uint32_t pc, size_t& w
   fatal("bounds", who() + bytes_of(verb, (long long)(at - (uintptr_t)nearest->base), nearest->name, nearest->bytes), pc);
 }
 
-// A value that some thread stored without having computed it.
-void find_poison(const Memory& memory, const uint8_t* at, size_t where, unsigned bytes, const char* space, uint32_t pc) {
-  for (unsigned i = 0; i < bytes; i += 4) {
-    uint32_t bits;
-    memcpy(&bits, at + i, 4);
-    const Epoch* by = is_poison(bits) ? memory.storer(where + i) : nullptr;
-    if (by)
-      return fault("uninitialised", who() + " reads from" + space + " what " + who(*by) +
-                   " stored there without ever giving it a value", pc, by->pc);
-  }
-}
-
-}  // namespace
-
 bool on_own_stack(const void* at) { return (uintptr_t)at - (uintptr_t)M.thread->context.stack < fiber::STACK_BYTES; }
 
 void check(const void* pointer, unsigned bytes, unsigned alignment, Access kind, uint32_t pc) {
   if (!M.running) return;
+  if (!on_own_stack(pointer)) return check_as({M.block->index, (uint16_t)M.tid, &M.thread->seen}, pointer, bytes, alignment, kind, pc);
+  if (M.thread->fences) touch_register(pointer, bytes, kind.stores, pc);
+}
+
+void check_as(const View& view, const void* pointer, unsigned bytes, unsigned alignment, Access kind, uint32_t pc) {
   const uintptr_t at = (uintptr_t)pointer;
   size_t where = 0;
   Memory* memory = locate(at, bytes, kind.stores, pc, where);
-  if (alignment > 1 && at % alignment && !on_own_stack(pointer))
+  if (alignment > 1 && at % alignment)
     fatal("alignment", who() + " accesses " + std::to_string(bytes) + " bytes at an address that is not a multiple of " +
           std::to_string(alignment), pc);
   if (!memory) return;
-  const View view = {M.block->index, (uint16_t)M.tid, &M.thread->seen};
   const Found found = memory->access(where, bytes, kind, view, pc);
   const bool shared = memory == &M.block->fixed || memory == &M.block->dynamic;
   const char* space = shared ? " shared memory" : " global memory";
@@ -96,10 +99,13 @@ void check(const void* pointer, unsigned bytes, unsigned alignment, Access kind,
       if (kind.loads && bytes % 4 == 0 && at % 4 == 0) find_poison(*memory, (const uint8_t*)pointer, where, bytes, space, pc);
       return;
     case Trouble::UNINITIALISED:
+#if defined(GS_SANITIZED)  // stores of the kernel itself are not seen there
+      return;
+#endif
       return fault("uninitialised", who() + " reads" + space + " that nobody has written", pc);
     case Trouble::NOT_DELIVERED:
-      return fault("cp.async", who() + verb + space + " before the copy of " + who(found.other) + " has been waited for", pc,
-                   found.other.pc);
+      return fault("cp.async", who() + verb + space + " before " + (of_agent(found.other) ? "" : "the copy of ") +
+                   who(found.other) + " has been waited for", pc, found.other.pc);
     case Trouble::RACE:
       return fault("race", who() + verb + space + " that " + who(found.other) + (found.other.wrote ? " writes" : " reads") +
                    " with nothing to order the two", pc, found.other.pc);

@@ -139,7 +139,7 @@ GS_HERE inline void mbarrier_init(uint64_t* at, int arrivals) { machine::mbarrie
 GS_HERE inline void fence_proxy_async() { machine::proxy_fence(); }
 GS_HERE inline void mbarrier_arrive_expect(uint64_t* at, int bytes) { machine::mbarrier_arrive(at, (unsigned)bytes, GS_PC); }
 GS_HERE inline void mbarrier_wait(uint64_t* at, int parity) {
-  while (!machine::mbarrier_try(at, (unsigned)parity, GS_PC)) machine::poll(GS_PC);
+  machine::mbarrier_wait(at, (unsigned)parity, GS_PC);
 }
 GS_HERE inline void cp_async_bulk(void* to, const void* from, int bytes, uint64_t* barrier) {
   machine::bulk_copy(to, from, (unsigned)bytes, barrier, GS_PC);
@@ -147,18 +147,19 @@ GS_HERE inline void cp_async_bulk(void* to, const void* from, int bytes, uint64_
 GS_HERE inline void wgmma_fence() { machine::wgmma_fence(GS_PC); }
 GS_HERE inline void wgmma_commit() { machine::wgmma_commit(GS_PC); }
 template <int PENDING> GS_HERE void wgmma_wait() { machine::wgmma_wait(PENDING, GS_PC); }
+template <int COUNT> GS_PLAIN void wgmma_hold(float (&)[COUNT]) {}
+GS_PLAIN void wgmma_hold(uint32_t (&)[4]) {}
 GS_HERE inline uint64_t wgmma_tile(const void* start) {
-  return (uint64_t)((machine::shared_offset(start, GS_PC) & 0x3FFFF) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+  return (uint64_t)((machine::tile_start(start, GS_PC) & 0x3FFFF) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
 }
-#define GS_WGMMA(name, body)                                                                                            \
+#define GS_WGMMA(name, widen)                                                                                           \
   template <int TOKENS> GS_HERE void name(float (&d)[TOKENS / 2], const uint32_t (&a)[4], uint64_t b, int accumulate) { \
     void* pc = GS_PC;                                                                                                   \
-    for (int i = 0; accumulate && i < TOKENS / 2; ++i)                                                                  \
-      if (machine::is_poison(gs::bits_of(d[i]))) machine::uninitialised("an accumulator of " #name, pc);                \
-    machine::wgmma_issue(body, {d, a, b, accumulate}, TOKENS, #name, pc);                                               \
+    gs::probe_a(a, widen, pc);                                                                                          \
+    machine::wgmma_issue({d, a, b, accumulate, widen}, TOKENS, #name, pc);                                              \
   }
-GS_WGMMA(wgmma_m64k16_f16, gs::wgmma_f16)
-GS_WGMMA(wgmma_m64k16_bf16, gs::wgmma_bf16)
+GS_WGMMA(wgmma_m64k16_f16, gs::f32_of_f16)
+GS_WGMMA(wgmma_m64k16_bf16, gs::f32_of_bf16)
 #undef GS_WGMMA
 
 }  // namespace ptx

@@ -222,7 +222,10 @@ std::string who() {
   return text;
 }
 
+bool of_agent(const Epoch& e) { return e.block == M.block->index && e.thread >= M.block->threads.size(); }
+
 std::string who(const Epoch& e) {
+  if (of_agent(e)) return M.block->agents[e.thread - M.block->threads.size()];
   return "thread " + std::to_string(e.thread) + (e.block == M.block->index ? "" : " of block " + std::to_string(e.block));
 }
 
@@ -250,9 +253,9 @@ void wake(unsigned t) {
   ++M.progress;
 }
 
-void poll(void* at) {
+void poll(void* at, const char* what) {
   M.thread->state = State::POLLING;
-  M.thread->waits_for = "a value that another thread must write";
+  M.thread->waits_for = what;
   M.thread->waits_at = offset_of(at);
   yield();
 }

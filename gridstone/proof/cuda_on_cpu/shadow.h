@@ -24,15 +24,14 @@ struct View {
   const Seen* seen;
 
   bool sees(const Epoch& e) const {
-    if (e.block == block) return seen->own[e.thread] >= e.clock;
+    if (e.block == block) return known(seen->own, e.thread) >= e.clock;
     const Others& others = seen->others;
-    return e.block < others.size() && others[e.block] && (*others[e.block])[e.thread] >= e.clock;
+    return e.block < others.size() && others[e.block] && known(*others[e.block], e.thread) >= e.clock;
   }
 };
 
-// PENDING: an asynchronous copy is on its way. HELD: there before the launch. COPIED: not stored by a thread;
-// BULK: nor through the generic proxy.
-enum Flag : uint8_t { WRITTEN = 1, PENDING = 2, HELD = 4, COPIED = 8, BULK = 16 };
+// PENDING: an asynchronous copy is on its way. HELD: there before the launch. COPIED: not stored by a thread.
+enum Flag : uint8_t { WRITTEN = 1, PENDING = 2, HELD = 4, COPIED = 8 };
 
 struct Access { bool loads, stores, strong; };
 constexpr Access LOAD = {true, false, false}, STORE = {false, true, false};
@@ -74,17 +73,16 @@ class Memory {
     }
   }
 
-
   // The store that put the value at a byte there, or null when no thread's store did.
   const Epoch* storer(size_t at) const {
     const Cell& cell = cells_[at];
     return (cell.flags & (WRITTEN | HELD | COPIED | PENDING)) == WRITTEN ? &cell.write : nullptr;
   }
 
-  // The access that put the value at a byte there through the generic proxy, or null.
-  const Epoch* generic_store(size_t at) const {
+  // The access that put the value at a byte there, or null when it was there before the launch or nobody did.
+  const Epoch* writer(size_t at) const {
     const Cell& cell = cells_[at];
-    return cell.flags & (HELD | BULK) ? nullptr : &cell.write;
+    return (cell.flags & (WRITTEN | HELD)) == WRITTEN ? &cell.write : nullptr;
   }
 
  private:

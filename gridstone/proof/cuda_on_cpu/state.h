@@ -1,5 +1,5 @@
 // The machine's state, shared by its parts: schedule.cpp, barriers.cpp, memory.cpp, order.cpp, copies.cpp,
-// hopper.cpp.
+// hopper.cpp, warpgroups.cpp.
 #pragma once
 #include <map>
 #include <random>
@@ -23,6 +23,10 @@ enum class State { READY, WAITING, POLLING, DONE };
 
 struct Copy { uint8_t* to; const uint8_t* from; unsigned bytes, valid; uint32_t pc; };
 
+// A local array, taken for registers, that a product under way reads, or writes where it is its sums.
+struct Operand { const uint8_t* at; unsigned bytes; bool sums; unsigned group; uint32_t pc; };
+struct Touch { unsigned fences; uint32_t pc; };  // an access, and how often its thread had executed wgmma.fence
+
 struct Thread {
   fiber::Context context;
   State state = State::READY;
@@ -34,7 +38,9 @@ struct Thread {
   struct { const void* at = nullptr; uint64_t value = 0; } polled;
   std::vector<Copy> open;                  // not committed yet
   std::vector<std::vector<Copy>> groups;   // committed, oldest first
-  uint32_t proxied = 0;                    // its clock at its last proxy fence
+  unsigned fences = 0;                     // wgmma.fence: how often
+  std::vector<Operand> running;            // of products that it has not waited for
+  std::vector<Touch> touched;              // words of its stack, from the top down: their last access
   Place place;
 };
 
@@ -61,9 +67,14 @@ struct Barrier {
   Seen seen;                               // by those who came, when they came
 };
 
-struct BulkCopy { Copy copy; Seen seen; };
+struct BulkCopy { Copy copy; uint32_t clock; };
 
+// Copies that an mbarrier counts and products of a warpgroup go on beside the threads. They are agents: each has a place
+// behind the threads' in the vector clocks, and who waits for one sees what it has done so far.
 struct Mbarrier {
+  unsigned agent = 0;
+  uint32_t clock = 0;
+  Epoch made;
   unsigned expected = 0, pending = 0;      // arrivals of a phase, and those that it still waits for
   unsigned phase = 0;
   long long bytes = 0;                     // still to come
@@ -71,13 +82,15 @@ struct Mbarrier {
   std::vector<BulkCopy> copies;
 };
 
-struct Product { Multiply body; std::vector<Wgmma> lanes; unsigned tokens; uint32_t pc; };
+struct Product { std::vector<Wgmma> lanes; unsigned tokens; uint32_t pc; std::vector<uint8_t> bytes; uint32_t clock; };
 
 struct Warpgroup {
+  unsigned agent = 0;
+  uint32_t clock = 0;
+  unsigned committed = 0, finished = 0;    // groups of products
   std::vector<unsigned> waiting;           // threads that have come to the instruction at `pc`
   uint32_t pc = 0;
   const char* what = "";
-  bool fenced = false;
   Product next;
   std::vector<Product> open;
   std::vector<std::vector<Product>> groups;
@@ -88,6 +101,7 @@ struct Block {
   std::map<const void*, Mbarrier> mbarriers;
   std::map<unsigned, Warpgroup> warpgroups;
   std::vector<Thread> threads;
+  std::vector<const char*> agents;         // what each is called
   std::vector<Warp> warps;
   Barrier named[NAMED];                    // 0 is __syncthreads
   unsigned votes = 0, vote_result = 0;
@@ -129,6 +143,7 @@ extern Machine M;
 uint32_t offset_of(void* pc);
 std::string who();
 std::string who(const Epoch& e);
+bool of_agent(const Epoch& e);             // a bulk copy's or a product's
 // A fault is listed once for each pair of places. A fatal one ends the launch: what follows it means nothing.
 void fault(const char* kind, const std::string& text, uint32_t pc, uint32_t other = 0);
 [[noreturn]] void fatal(const char* kind, const std::string& text, uint32_t pc, uint32_t other = 0);
@@ -139,8 +154,15 @@ void wake(unsigned thread);
 
 void lane_ended();                         // a warp or a block may be complete without the thread that has ended
 void check(const void* at, unsigned bytes, unsigned alignment, Access kind, uint32_t pc);
+void check_as(const View& view, const void* at, unsigned bytes, unsigned alignment, Access kind, uint32_t pc);  // an agent's
+// The shadow that an address lies in and the place there, or null when it needs no shadow.
+Memory* locate(uintptr_t at, unsigned bytes, bool writes, uint32_t pc, size_t& where);
+void touch_register(const void* at, unsigned bytes, bool writes, uint32_t pc);  // an access to a thread's own stack
 void mark(void* at, unsigned bytes, Flag flag, bool on, uint32_t pc);
 bool on_own_stack(const void* at);
 void find_unfinished();                    // asynchronous work that the block's last thread leaves under way
+unsigned new_agent(const char* name);      // its place in the block's vector clocks
+// Whether the asynchronous proxy reads, or writes over, what it may not have seen yet.
+bool find_unfenced(const void* at, unsigned bytes, const Seen& seen, const char* doing, uint32_t pc);
 
 }  // namespace machine

@@ -28,6 +28,7 @@ PARAMS = (
 )
 LAUNCH = Launch("", deterministic=True)
 REGISTER_FILE = 65536  # 32-bit registers of a multiprocessor
+DECLARED = 1024  # bytes of shared memory before the dynamic part, which begins at a multiple of as many
 MOST_THREADS = 512  # of a block: more leaves too few registers to each
 
 
@@ -96,8 +97,13 @@ def _order_matters(schedule: GpuGemm, spec: Spec, target: Target) -> bool:
     return schedule.ordered or (schedule.k_splits > 1 and not spec.numerics.ordered)
 
 
+def declared_shared(schedule: GpuGemm) -> int:
+    """Return the bytes of shared memory that a kernel declares, filled up to where its dynamic part may begin."""
+    return DECLARED if schedule.k_splits > 1 or schedule.instruction == "wgmma" else 0  # a ticket, mbarriers
+
+
 def _shared_fits(schedule: GpuGemm, spec: Spec, target: Target) -> bool:
-    return schedule.shared_bytes(spec) <= target.l1_bytes
+    return declared_shared(schedule) + schedule.shared_bytes(spec) <= target.l1_bytes
 
 
 def _registers_fit(schedule: GpuGemm, spec: Spec, target: Target) -> bool:
@@ -122,7 +128,7 @@ def registers_fit(*reads: str) -> Constraint[GpuGemm]:
 
 def shared_fits(*reads: str) -> Constraint[GpuGemm]:
     """Return the constraint, for a recipe whose shared memory depends on these fields."""
-    return Constraint("shared memory suffices", reads, _shared_fits)
+    return Constraint("shared memory suffices", (*reads, "k_splits"), _shared_fits)
 
 
 def default_splits(spec: Spec, target: Target, blocks: int, count: int) -> int:

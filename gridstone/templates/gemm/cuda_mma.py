@@ -43,6 +43,7 @@ from gridstone.templates.requirement import (
     ASYNC_COPIES,
     LDMATRIX,
     MMA_SYNC,
+    NO_HALF_CODES,
     NO_NARROW_COPIES,
     NO_SPILLS,
     WIDE_CODES,
@@ -145,5 +146,5 @@ RECIPE = Recipe(
     LAUNCH,
     refuses_tensor_core,
     lambda spec, target: True,
-    (NO_SPILLS, MMA_SYNC, ASYNC_COPIES, NO_NARROW_COPIES, WIDE_CODES, LDMATRIX),
+    (NO_SPILLS, MMA_SYNC, ASYNC_COPIES, NO_NARROW_COPIES, WIDE_CODES, NO_HALF_CODES, LDMATRIX),
 )

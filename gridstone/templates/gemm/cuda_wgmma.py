@@ -38,9 +38,12 @@ from gridstone.templates.gemm.cuda import (
     shared_fits,
 )
 from gridstone.templates.recipe import Recipe
+from gridstone.templates.requirement import BULK_COPIES, NO_NARROW_COPIES, NO_SPILLS, WGMMA, WIDE_CODES
 
 ALIGNMENT = 1024  # bytes: wgmma's permuted tiles begin at multiples
 WARPS = 4  # that multiply together
+F32_BITS = 32
+WIDE_N = 8192  # rows of the weight from which there are blocks enough, also when they are twice as wide
 _TEMPLATE = (Extents, Types, Codes, Finish, WeightChunks, BlockTile, TensorCore, Stages, SplitK)
 
 
@@ -53,7 +56,7 @@ class Wgmma:
         block_k: k of one stage, in tiles of 64.
         warps_n: Warps, in fours side by side along n.
         tiles_n: Tiles of 64 rows of the weight per four warps.
-        stages: Stages of the pipeline.
+        stages: Stages of the pipeline: one is decoded, one may still be multiplied, the rest are under way.
         k_splits: Blocks that share K.
         ordered: Whether their sums are added in order.
     """
@@ -73,6 +76,11 @@ class Wgmma:
     def warps_k(self) -> int:
         """Four warps multiply all of a stage's k."""
         return 1
+
+    @property
+    def ahead(self) -> int:
+        """Stages that are under way."""
+        return self.stages - 2
 
     def shared_bytes(self, spec: Spec) -> int:
         """Return the shared memory of a block: the pipeline, whose place the sums take at the end."""
@@ -94,17 +102,33 @@ def _fits_groups(schedule: Wgmma, spec: Spec, target: Target) -> bool:
     return place.groups == 1 or group % schedule.block_k == 0 or schedule.block_k % group == 0
 
 
+def _groups_are_chunks(schedule: Wgmma, spec: Spec, target: Target) -> bool:
+    return _short_group(spec) is None
+
+
+def _short_group(spec: Spec) -> int | None:
+    """Return the k of a group in which no chunk fits, or None: a chunk is multiplied before a scale is applied."""
+    place = stored_weight(spec)
+    group = place.columns // place.groups
+    return group if place.groups > 1 and group < code_chunk(spec) else None
+
+
 def _default(spec: Spec, target: Target) -> Wgmma:
     rows, place = spec.input("x").shape[0], stored_weight(spec)
     block_m = 16
     if not isinstance(rows, Dim):
         block_m = next((m for m in (8, 16, 32) if rows <= m), 64)
     tiles_n = 2 if place.rows > WARPS * MMA_ROWS else 1
-    blocks = -(-place.rows // (WARPS * tiles_n * MMA_ROWS))
+    # Each block reads all of its rows of x: where these are many, blocks twice as wide halve what L2 gives.
+    warps_n = 2 * WARPS if block_m >= 16 and place.rows >= WIDE_N else WARPS
+    blocks = -(-place.rows // (warps_n * tiles_n * MMA_ROWS)) * (warps_n // WARPS)
     if not isinstance(rows, Dim):
         blocks *= max(1, -(-rows // block_m))
     splits = default_splits(spec, target, blocks, -(-place.columns // 128))
-    return Wgmma(block_m, 128, WARPS, tiles_n, 4, splits, True)
+    row_bits = place.columns * place.format.bits
+    while splits > 1 and 2 * splits * F32_BITS * (block_m if isinstance(rows, Dim) else rows) > row_bits:
+        splits //= 2  # the sums that blocks hand to each other, written and read, are not to outweigh the weight
+    return Wgmma(block_m, 128, warps_n, tiles_n, 4, splits, True)
 
 
 def _refuses(spec: Spec, target: Target) -> str | None:
@@ -113,11 +137,11 @@ def _refuses(spec: Spec, target: Target) -> str | None:
         return f"{target} has no wgmma; it is of cuda:sm_90a"
     if reason is not None:
         return reason
-    place = stored_weight(spec.with_storage(target.storage))
-    chunk = code_chunk(spec.with_storage(target.storage))
-    if place.groups > 1 and place.columns // place.groups < chunk:
-        return f"groups of {place.columns // place.groups} are shorter than the {chunk} k that a lane loads at once"
-    return None
+    resolved = spec.with_storage(target.storage)
+    group = _short_group(resolved)
+    if group is None:
+        return None
+    return f"groups of {group} are shorter than the {code_chunk(resolved)} k that a lane loads at once"
 
 
 RECIPE = Recipe(
@@ -131,12 +155,13 @@ RECIPE = Recipe(
             Choice("block_k", (64, 128, 256)),
             Choice("warps_n", (4, 8)),
             Choice("tiles_n", (1, 2)),
-            Choice("stages", (2, 3, 4, 6)),
+            Choice("stages", (3, 4, 6)),
             Choice("k_splits", (1, 2, 4, 8, 16)),
             Choice("ordered", (False, True)),
         ),
         (
             FITS_M,
+            Constraint("a group is whole chunks", ("block_k",), _groups_are_chunks),
             Constraint("a stage is whole chunks", ("block_k",), _whole_chunks),
             Constraint("a stage is whole groups, or a group whole stages", ("block_k",), _fits_groups),
             FITS_N,
@@ -153,4 +178,5 @@ RECIPE = Recipe(
     LAUNCH,
     _refuses,
     lambda spec, target: True,
+    (NO_SPILLS, WGMMA, BULK_COPIES, NO_NARROW_COPIES, WIDE_CODES),
 )

@@ -11,16 +11,18 @@ from gridstone.ir.tensor import Dim
 from gridstone.lower.passes_gpu import stored_weight
 from gridstone.lower.schedule import Constraint
 from gridstone.lower.target import Language, Target
-from gridstone.templates.requirement import ASYNC_COPIES, Requirement
+from gridstone.templates.requirement import ASYNC_COPIES, NO_SPILLS
 
 BITS = (4, 8)
 FLOATS = (f32, bf16, f16)
 REGISTER_FILE = 65536  # 32-bit registers of a multiprocessor
+BLACKWELL = 100  # from this number on sums and decoded weights lie in tensor memory
+TENSOR_COLUMNS, TENSOR_LANES, COLUMN_BYTES = 512, 128, 4  # of a multiprocessor, and of one column in each lane
+WGMMA_ARCH = 90  # from this number on an operand of the tensor cores stays in shared memory
 SPARE_REGISTERS = 40  # of a thread, for addresses, masks and scales
 F32_BYTES = 4
-# ptxas may park a word before the loop and fetch it behind it, to let one more block run; the loop itself has none.
-PARKED = Requirement("hardly a register is spilled to local memory", ("LDL", "STL"), most=4)
-PROMISES = (PARKED, ASYNC_COPIES)
+LONG_STEP = 128  # k
+PROMISES = (NO_SPILLS, ASYNC_COPIES)
 
 
 class Tile(Protocol):
@@ -88,15 +90,21 @@ def steps(spec: Spec, block_k: int) -> int:
     return -(-stored_weight(spec).columns // block_k)
 
 
-def shared_bytes(schedule: Tile, spec: Spec) -> int:
+def shared_bytes(schedule: Tile, spec: Spec, stages: int = 0) -> int:
     """Return an estimate of a program's shared memory; Triton decides, and says in the artefact.
 
-    A stage holds codes and x; one decoded tile may pass through on its way, and the sums on theirs to y.
+    A stage holds codes and x; float32 ones pass through two more on their way to other types and layouts. The sums
+    pass through it on theirs to y.
+
+    Args:
+        schedule: With a tile.
+        spec: With a stored weight.
+        stages: Depth of the pipeline; the schedule's when 0.
     """
-    bits, operand = stored_weight(spec).format.bits, operand_bytes(spec)
-    stage = schedule.block_k * (schedule.block_n * bits // 8 + schedule.block_m * spec.input("x").dtype.bytes)
-    decoded = schedule.block_n * schedule.block_k * operand
-    return max(schedule.stages * stage + decoded, schedule.block_m * schedule.block_n * F32_BYTES)
+    bits, x = stored_weight(spec).format.bits, spec.input("x").dtype
+    stage = schedule.block_k * (schedule.block_n * bits // 8 + schedule.block_m * x.bytes)
+    depth = (stages or schedule.stages) + (2 if x == f32 else 0)
+    return max(depth * stage, schedule.block_m * schedule.block_n * F32_BYTES)
 
 
 def registers(schedule: Tile, spec: Spec) -> int:
@@ -113,6 +121,23 @@ def _whole_chunks(schedule: Tile, spec: Spec, target: Target) -> bool:
 
 def _shared_fits(schedule: Tile, spec: Spec, target: Target) -> bool:
     return shared_bytes(schedule, spec) <= target.l1_bytes
+
+
+def tensor_columns(schedule: Tile, spec: Spec) -> int:
+    """Return an estimate of the columns of Blackwell's tensor memory: sums and decoded weights of a step's products."""
+    place, operand = stored_weight(spec), operand_bytes(spec)
+    dot_k = min(place.columns // place.groups, schedule.block_k)
+    each = schedule.block_m + dot_k * operand // COLUMN_BYTES
+    return -(-schedule.block_n // TENSOR_LANES) * (schedule.block_k // dot_k) * each
+
+
+def arch_number(target: Target) -> int:
+    """Return the number of a GPU's architecture."""
+    return int(target.arch.removeprefix("sm_"))
+
+
+def _tensor_memory_fits(schedule: Tile, spec: Spec, target: Target) -> bool:
+    return arch_number(target) < BLACKWELL or tensor_columns(schedule, spec) <= TENSOR_COLUMNS
 
 
 def _registers_fit(schedule: Tile, spec: Spec, target: Target) -> bool:
@@ -135,12 +160,22 @@ def tile_fits(least_m: int, least_n: int) -> tuple[Constraint[Tile], ...]:
         Constraint("a tile is not twice as wide as N", ("block_n",), fits_n),
         Constraint("a tile is not twice as high as x", ("block_m",), fits_m),
         Constraint("shared memory suffices", ("block_m", "block_n", "block_k", "stages"), _shared_fits),
+        Constraint("tensor memory suffices", ("block_m", "block_n", "block_k"), _tensor_memory_fits),
         Constraint("registers suffice", ("block_m", "block_n", "block_k", "warps"), _registers_fit),
     )
 
 
+def one_long_group(spec: Spec) -> bool:
+    """Return whether a step of LONG_STEP columns has codes of 4 bits and one scale a row: what registers allow."""
+    place = stored_weight(spec)
+    return place.format.bits <= 4 and place.columns // place.groups >= LONG_STEP
+
+
 def default_block_k(spec: Spec, most: int) -> int:
-    """Return the longest step up to `most` that groups allow."""
-    place, chunk = stored_weight(spec), code_chunk(spec)
-    group = place.columns // place.groups if place.groups > 1 else most
-    return max(chunk, min(group, most))
+    """Return a step of `most` columns, or of a smaller K."""
+    return max(code_chunk(spec), min(most, 1 << (stored_weight(spec).columns - 1).bit_length()))
+
+
+def deepest(schedule: Tile, spec: Spec, target: Target, depths: tuple[int, ...]) -> int:
+    """Return the first of these depths of the pipeline for which shared memory suffices, or else the schedule's own."""
+    return next((n for n in depths if shared_bytes(schedule, spec, n) <= target.l1_bytes), schedule.stages)

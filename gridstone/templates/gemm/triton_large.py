@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from gridstone.ir.spec import Spec
@@ -29,7 +29,6 @@ from gridstone.templates.gemm import triton
 from gridstone.templates.gemm.cuda import LAUNCH, PARAMS
 from gridstone.templates.recipe import Recipe
 
-WGMMA_ARCH = 90  # from here on an operand of the tensor cores stays in shared memory
 _TEMPLATE = (Extents, Types, Codes, Finish, WeightChunks, ProgramTile, Dot, Stages, Raster)
 
 
@@ -96,15 +95,20 @@ def _group_used(schedule: Large, spec: Spec, target: Target) -> bool:
 
 def _default(spec: Spec, target: Target) -> Large:
     rows = spec.input("x").shape[0]
-    n, wide = stored_weight(spec).rows, triton.operand_bytes(spec) == 2
-    # mma.sync takes both operands from registers, which leaves less of them to sums than later instructions do.
-    most = 128 if wide and int(target.arch.removeprefix("sm_")) >= WGMMA_ARCH else 64
+    place, wide = stored_weight(spec), triton.operand_bytes(spec) == 2
+    later = wide and triton.arch_number(target) >= triton.WGMMA_ARCH
+    long = later and triton.one_long_group(spec)
+    block_k = triton.default_block_k(spec, triton.LONG_STEP if long else triton.LONG_STEP // 2)
+    # mma.sync takes both operands from registers, which leaves less of them to sums than later instructions do; and
+    # sums of each of a step's groups take room of their own.
+    most = 128 if later and block_k * place.groups <= 2 * place.columns else 64
     block_m = most if isinstance(rows, Dim) else next((m for m in (32, 64) if rows <= m), most)
-    block_n = 128 if wide and n > 64 else 64
-    block_k = triton.default_block_k(spec, 64)
-    stages = 3 if target.l1_bytes > 1 << 17 else 2
-    group_m = 1 if not isinstance(rows, Dim) and rows <= 4 * block_m else 8
-    return Large(block_m, block_n, block_k, 8 if block_n == 128 else 4, stages, group_m)
+    block_n = 128 if wide and place.rows > 64 else 64
+    # Programs that share rows of the weight run side by side, so that these come from memory once.
+    blocks_m = 8 if isinstance(rows, Dim) else -(-rows // block_m)
+    group_m = next((g for g in (1, 2, 4) if blocks_m <= g), 8)
+    start = Large(block_m, block_n, block_k, 8 if block_n == 128 else 4, 2, group_m)
+    return replace(start, stages=triton.deepest(start, spec, target, (3,)))
 
 
 RECIPE = Recipe(
@@ -119,7 +123,7 @@ RECIPE = Recipe(
             Choice("block_k", (32, 64, 128)),
             Choice("warps", (4, 8)),
             Choice("stages", (2, 3, 4)),
-            Choice("group_m", (1, 4, 8, 16)),
+            Choice("group_m", (1, 2, 4, 8, 16)),
         ),
         (
             *triton.tile_fits(32, 64),

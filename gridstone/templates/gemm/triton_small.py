@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from gridstone.ir.spec import Spec
@@ -28,6 +28,7 @@ from gridstone.templates.gemm import triton
 from gridstone.templates.gemm.cuda import LAUNCH, PARAMS
 from gridstone.templates.recipe import Recipe
 
+HIGH_N = 8192  # rows of a weight that has enough of the highest tiles
 MOST_ROWS = 64  # of x for which this recipe is the default
 _TEMPLATE = (Extents, Types, Codes, Finish, WeightChunks, ProgramTile, Dot, Stages, SplitK)
 
@@ -89,16 +90,28 @@ def _order_matters(schedule: Small, spec: Spec, target: Target) -> bool:
 
 
 def _default(spec: Spec, target: Target) -> Small:
-    rows, place = spec.input("x").shape[0], stored_weight(spec)
-    block_m = 16 if isinstance(rows, Dim) else next((m for m in (16, 32) if rows <= m), 64)
-    block_n = 64 if place.rows > 2 * MMA_ROWS else 32
-    block_k = triton.default_block_k(spec, 256 // triton.operand_bytes(spec))
+    rows, place, halves = spec.input("x").shape[0], stored_weight(spec), triton.operand_bytes(spec) == 2
+    block_m = 16 if isinstance(rows, Dim) else next((m for m in (8, 16, 32) if rows <= m), 64)
+    # Every program reads all of its rows of x: a high tile of the weight asks the second cache for less of them, and
+    # has more to decode for each step's barriers and addresses. Many rows need the highest, and its eight warps.
+    high = block_m == 64 and place.rows >= HIGH_N and triton.one_long_group(spec)
+    if high and halves and triton.arch_number(target) >= triton.WGMMA_ARCH:
+        block_n, warps, programs = 256, 8, 1
+    else:
+        # Sums of a step's second group take registers of their own.
+        crowded = block_m == 64 and place.columns // place.groups < triton.LONG_STEP // 2
+        block_n = next((n for n in (32, 64) if place.rows <= n), 128 if halves and not crowded else 64)
+        warps, programs = 4, 2 if block_m >= 32 else 4
+    # A long step costs registers for what it decodes, where sums leave them.
+    long = halves and place.format.bits <= 4 and (block_m <= 32 or block_n == 256)
+    block_k = triton.default_block_k(spec, triton.LONG_STEP if long else triton.LONG_STEP // 2)
     blocks = -(-place.rows // block_n) * (1 if isinstance(rows, Dim) else max(1, -(-rows // block_m)))
     splits, count = 1, triton.steps(spec, block_k)
-    # Every multiprocessor gets two programs, and no program fewer than four steps.
-    while splits < 16 and blocks * splits < 2 * target.sms and 8 * splits <= count:
+    # As many programs as multiprocessors hold at once, and none with fewer than four steps.
+    while splits < 16 and 2 * blocks * splits <= programs * target.sms and 8 * splits <= count:
         splits *= 2
-    return Small(block_m, block_n, block_k, 4, 4 if target.l1_bytes > 1 << 17 else 3, splits, True)
+    start = Small(block_m, block_n, block_k, warps, 2, splits, True)
+    return replace(start, stages=triton.deepest(start, spec, target, (4, 3)))
 
 
 RECIPE = Recipe(
@@ -109,7 +122,7 @@ RECIPE = Recipe(
     SearchSpace(
         (
             Choice("block_m", (8, 16, 32, 64)),
-            Choice("block_n", (32, 64, 128)),
+            Choice("block_n", (32, 64, 128, 256)),
             Choice("block_k", (32, 64, 128, 256)),
             Choice("warps", (2, 4, 8)),
             Choice("stages", (2, 3, 4, 6)),

@@ -1,5 +1,6 @@
 constexpr int THREADS = 32 * WARPS_N, BLOCK_N = 16 * TILES_N * WARPS_N;
-constexpr int CHUNKS_N = BLOCK_N / 16, CHUNK_TILES = CHUNK_K / 16;
+constexpr int CHUNKS = BLOCK_K / CHUNK_K, CHUNKS_N = BLOCK_N / 16, CHUNK_TILES = CHUNK_K / 16;
+constexpr int AHEAD = STAGES - 2;  // stages under way; one is decoded while the one before it may still be multiplied
 constexpr bool GROUPED = GROUPS > 1;
 constexpr int FLUSH_K = GROUP_K < BLOCK_K ? GROUP_K : BLOCK_K;  // k between two uses of a scale
 constexpr int STAGE_GROUPS = GROUPED && GROUP_K < BLOCK_K ? BLOCK_K / GROUP_K : 1;
@@ -33,9 +34,20 @@ DEVICE int x_place(int row, int k) {
   return k / 64 * BLOCK_M * ROW_BYTES + row * ROW_BYTES + (k % 64 / 8 ^ row % 8) * 16 + k % 8 * 2;
 }
 
-// Asks for what step `step` multiplies. `pieces`: rows of x start at multiples of 16 bytes.
-DEVICE void fetch(const Call& c, uint8_t* stage, uint64_t* full, int step, int64_t m0, int n0, bool pieces) {
-  const int t = threadIdx.x, k0 = step * BLOCK_K, rows = min(BLOCK_N, PADDED_N - n0);
+// Place of a k's group among a stage's scales or zero points.
+DEVICE int group_at(int k) { return GROUPED && GROUP_K < BLOCK_K ? k / GROUP_K * BLOCK_N : 0; }
+
+struct Share {      // what one block multiplies
+  int64_t m0;       // rows of x from here on
+  int n0;           // and of the weight
+  int first, last;  // steps along K
+  bool pieces;      // rows of x start at multiples of 16 bytes
+};
+
+// Asks for what step `step` multiplies.
+DEVICE void fetch(const Call& c, uint8_t* stage, uint64_t* full, int step, const Share& of) {
+  const int t = threadIdx.x, n0 = of.n0, k0 = step * BLOCK_K, rows = min(BLOCK_N, PADDED_N - n0);
+  const int64_t m0 = of.m0;
   if (t == 0) {
     const int chunks = min(BLOCK_K, PADDED_K - k0) / CHUNK_K, groups = !GROUPED ? 1 : min(STAGE_GROUPS, GROUPS - k0 / GROUP_K);
     const int run = rows / 16 * 512, scales = GROUPED ? rows * (int)sizeof(S) : 0, zeros = ZERO ? rows : 0;
@@ -53,7 +65,7 @@ DEVICE void fetch(const Call& c, uint8_t* stage, uint64_t* full, int step, int64
     const int left = m0 + row < c.m && k < K ? min(K - k, 8) : 0;
     const X* from = left ? c.x + (m0 + row) * c.ldx + k : c.x;
     uint8_t* to = stage + X_AT + x_place(row, k - k0);
-    if (sizeof(X) == 2 && pieces) {
+    if (sizeof(X) == 2 && of.pieces) {
       ptx::cp_async_16(to, from, left * 2);
     } else {
       for (int e = 0; e < 8; ++e) ((uint16_t*)to)[e] = e < left ? Operand<A>::bits(widen(from[e])) : (uint16_t)0;

@@ -221,6 +221,13 @@ PTX void cp_async_bulk(void* to, const void* from, int bytes, uint64_t* barrier)
 PTX void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 PTX void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int PENDING> PTX void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory"); }
+// No instruction. A compiler sees nothing between registers and the three above: what is computed of these registers
+// before this stays before it, and what is computed of them after it stays behind.
+template <int COUNT> PTX void wgmma_hold(float (&d)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+PTX void wgmma_hold(uint32_t (&a)[4]) { asm volatile("" : "+r"(a[0]), "+r"(a[1]), "+r"(a[2]), "+r"(a[3])::"memory"); }
 // Descriptor (9.7.15.5.1.2): start / 16, 1024 bytes from eight tokens to the next eight, permutation over 128 bytes.
 PTX uint64_t wgmma_tile(const void* start) {
   return (uint64_t)((shared_address(start) & 0x3FFFF) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
