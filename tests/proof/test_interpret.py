@@ -125,7 +125,7 @@ def test_an_access_to_another_operand_is_outside_of_its_own():
 def test_a_hint_that_holds_is_taken():
     body = (
         "i = tl.arange(0, 4)[:, None] * 8 + tl.arange(0, 4)[None, :]\n"
-        "tl.store(tl.multiple_of(y + i, (1, 16)), tl.load(tl.multiple_of(x + i, (1, 32))))"
+        "tl.store(tl.multiple_of(y + i, (1, 16)), tl.load(tl.multiple_of(x + i, (1, 16))))"
     )
     problem, left = run(body, {"x": np.arange(32.0), "y": np.zeros(32)}, writable=("y",))
     assert problem == ""

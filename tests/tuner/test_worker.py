@@ -223,6 +223,7 @@ def test_an_interrupt_ends_everything_and_keeps_what_was_measured(tmp_path):
                 threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
             return real(self, *arguments)
         SubprocessMeasurer.screen = screen
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background is born deaf to it
         main(["tune", "gemm[x: f32(4,64), w: int4:g32(64,64)]", "--budget", "100s", "--json"])
     """)
     place = {"GRIDSTONE_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
