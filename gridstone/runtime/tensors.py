@@ -187,7 +187,7 @@ class QuantTensor(torch.Tensor):
         """Whether the packed bytes lie in shared memory."""
         return self.packed.is_shared()
 
-    def apply_(self, callable: object) -> NoReturn:  # type: ignore[override]
+    def apply_(self, callable: object) -> NoReturn:
         """Refuse: codes are not changed element by element."""
         raise FormatError("a quantised weight cannot be changed element by element", "change .dequantize() of it")
 

@@ -174,7 +174,7 @@ EMULATORS: dict[str, Callable[[Spec, Drawn], Floats]] = {
 
 def stored(spec: Spec, y: npt.NDArray[np.floating], given: Mapping[str, Values]) -> Values:
     """Epilogues in float32 and the rounding to the output's dtype."""
-    after = apply(spec.epilogue, y, {name: single(values) for name, values in given.items()})  # type: ignore[arg-type]
+    after = apply(spec.epilogue, y, {name: single(values) for name, values in given.items()})
     return round_to(spec.output.dtype, after)
 
 
@@ -604,7 +604,7 @@ class TestFftConv:
     def test_a_sum_by_the_definition_in_runs_passes(self, dtype: str) -> None:
         spec = parse_spec(f"fft_conv[u: {dtype}(1,2,2048), k: f32(2,256)]")
         given = draw(spec, 22)
-        y = convolve_direct(single(given["u"]), single(given["k"]), True)  # type: ignore[arg-type]
+        y = convolve_direct(single(given["u"]), single(given["k"]), True)
         assert max(excess(spec, round_to(spec.output.dtype, y), given)) <= 1.0
 
     @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])

@@ -211,7 +211,7 @@ def flat(shape: IntTuple) -> list[int]:
 
 def addresses(field: Field, rows: int, columns: int) -> Places:
     """Return the first bit of the field at every (row, column)."""
-    (down, across), (step, along) = field.layout.shape, field.layout.stride  # type: ignore[misc]
+    (down, across), (step, along) = field.layout.shape, field.layout.stride
     return field.base + address(down, step, np.arange(rows))[:, None] + address(across, along, np.arange(columns))
 
 
@@ -313,7 +313,7 @@ def test_a_buffer_of_another_size_is_refused(name: str) -> None:
     buffer = pack(place, draw(fmt, 64, 128, 0))
     for wrong in (buffer[:-1], buffer[:-64], np.zeros(place.bytes + 3, np.uint8), buffer.view(np.uint32), buffer[None]):
         with pytest.raises(SpecError, match=rf"takes {place.bytes} bytes, not"):
-            unpack(place, wrong)  # type: ignore[arg-type]
+            unpack(place, wrong)
 
 
 def test_parts_of_another_matrix_are_refused() -> None:

@@ -223,7 +223,7 @@ def test_literals() -> None:
     assert "window=(3,none)" in print_spec(window)
     whole, real = (parse_spec(f"attention{{scale={scale}}}{rest}") for scale in ("2", "2.0"))
     assert print_spec(whole) == print_spec(real)
-    assert math.isclose(parse_spec(f"attention{{scale=-1e-3}}{rest}").op.scale, -1e-3)  # type: ignore[attr-defined]
+    assert math.isclose(parse_spec(f"attention{{scale=-1e-3}}{rest}").op.scale, -1e-3)
     sparse = parse_spec('spmm{pattern="2:4"}[a: f32(4,8), b: f32(8,N)]')
     assert print_spec(sparse).startswith('spmm{pattern="2:4"}[')
     assert parse_spec('spmm{pattern="block",block=(2,2)}[a: f32(4,8), b: f32(8,N)]').op == Spmm("block", 0.5, (2, 2))
