@@ -92,7 +92,7 @@ def targets_for(capability: tuple[int, int]) -> tuple[Target, ...]:
     """
     best: dict[Language, Target] = {}
     for target in TARGETS.values():
-        if target.sms and fits(target.arch, capability):
+        if target.sms and fits(target, capability):
             before = best.get(target.language)
             if before is None or (len(target.arch), target.arch) >= (len(before.arch), before.arch):
                 best[target.language] = target

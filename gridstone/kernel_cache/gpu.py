@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 
-from gridstone.lower.target import Target
+from gridstone.lower.target import Language, Target
 
 
 def runs_on_gpu(target: Target) -> bool:
@@ -24,7 +24,7 @@ def why_not_here(target: Target) -> str:
     if getattr(torch.version, "hip", None):  # whose compute capability is another maker's number
         return "this torch is built for AMD's GPUs"
     capability = torch.cuda.get_device_capability()
-    if not fits(target.arch, capability):
+    if not fits(target, capability):
         return f"{torch.cuda.get_device_name()} is of compute capability {capability[0]}.{capability[1]}"
     return (
         "" if importlib.util.find_spec("cupy") else f"CuPy, which launches kernels, is not installed; {cupy_remedy()}"
@@ -40,22 +40,26 @@ def gpu_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
 
 
-def fits(arch: str, capability: tuple[int, int]) -> bool:
-    """Return whether machine code of an architecture runs on a GPU of this compute capability.
+def fits(target: Target, capability: tuple[int, int]) -> bool:
+    """Return whether machine code of a target runs on a GPU of this compute capability.
 
-    Code runs on later GPUs of its own generation, and what has an `a` behind its number on that very one.
+    Code runs on later GPUs of its own generation, and what has an `a` behind its number on that very one: from 9.0 on
+    that is all of Triton's, which takes `sm_100` for `sm_100a`.
     https://docs.nvidia.com/cuda/cuda-c-programming-guide/#binary-compatibility
 
-    >>> [fits(arch, (8, 9)) for arch in ("sm_80", "sm_89", "sm_90")], fits("sm_90a", (9, 0)), fits("sm_100a", (10, 3))
-    ([True, True, False], True, False)
+    >>> from gridstone.lower.target import parse_target
+    >>> [fits(parse_target(f"cuda:{arch}"), (8, 9)) for arch in ("sm_80", "sm_89", "sm_90", "sm_90a")]
+    [True, True, False, False]
+    >>> [fits(parse_target("triton:sm_100"), (10, minor)) for minor in (0, 3)]
+    [True, False]
     """
-    found = re.fullmatch(r"sm_(\d+)(\d)(a?)", arch)
+    found = re.fullmatch(r"sm_(\d+)(\d)(a?)", target.arch)
     if found is None:
         return False
-    major, minor = int(found[1]), int(found[2])
-    if found[3]:
-        return capability == (major, minor)
-    return capability[0] == major and capability[1] >= minor
+    of = int(found[1]), int(found[2])
+    if found[3] or (target.language is Language.TRITON and of >= (9, 0)):
+        return capability == of
+    return capability[0] == of[0] and capability[1] >= of[1]
 
 
 def cupy_remedy() -> str:
