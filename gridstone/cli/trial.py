@@ -85,7 +85,7 @@ def tiny_kernel() -> Trial:
 
     from gridstone.kernel_cache.make import make_kernel  # torch
     from gridstone.kernel_cache.store import Store
-    from gridstone.proof.check import check
+    from gridstone.proof.judge import check
 
     target = host_target()
     spec = parse_spec(TINY).with_storage(target.storage)

@@ -1,6 +1,6 @@
 """The exam that a candidate sits before and after it is timed: fixed operands with their answers, computed once.
 
-`proof.check.judge` decides what is right. Reference and error bound of a large problem take seconds, and a worker
+`proof.judge.judge` decides what is right. Reference and error bound of a large problem take seconds, and a worker
 judges hundreds of candidates, so here the op that it asks for them already knows the answers.
 """
 
@@ -18,7 +18,7 @@ from gridstone.ir.errors import MismatchError
 from gridstone.ir.spec import Op, Spec, Tolerance
 from gridstone.ir.text import print_spec
 from gridstone.lower.bucket import ROWS, generalize
-from gridstone.proof.check import Checked, judge
+from gridstone.proof.judge import Checked, judge
 from gridstone.proof.operands import Operands, draw_operands, draw_values, to_tensor
 
 

@@ -29,7 +29,7 @@ from gridstone.kernel_cache.make import make_kernel
 from gridstone.kernel_cache.store import Store
 from gridstone.lower.schedule import parse_schedule
 from gridstone.lower.target import Target, parse_target
-from gridstone.proof.check import Checked
+from gridstone.proof.judge import Checked
 from gridstone.templates.registry import recipe_named
 from gridstone.tuner.exam import Case, prepare, sit
 from gridstone.tuner.measure import (

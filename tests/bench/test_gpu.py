@@ -36,7 +36,7 @@ from gridstone.ir.text import parse_spec, print_spec
 from gridstone.kernel_cache.toolchain_cuda import CudaToolchain
 from gridstone.lower.schedule import parse_schedule
 from gridstone.lower.target import TARGETS, Language, parse_target
-from gridstone.proof.check import judge
+from gridstone.proof.judge import judge
 from gridstone.proof.emulate import emulated
 from gridstone.proof.on_gpu import on_gpu
 from gridstone.proof.operands import draw_operands

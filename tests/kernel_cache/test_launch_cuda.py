@@ -19,7 +19,7 @@ from gridstone.kernel_cache.driver_cuda import CuPyDriver, Zeroed, live_driver
 from gridstone.kernel_cache.launch_cuda import bind
 from gridstone.lower.schedule import parse_schedule
 from gridstone.lower.target import parse_target
-from gridstone.proof.check import check
+from gridstone.proof.judge import check
 from gridstone.proof.execute import Buffer, Shape, execute
 from gridstone.proof.operands import draw_operands
 from gridstone.proof.program import program

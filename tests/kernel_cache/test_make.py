@@ -16,7 +16,7 @@ from gridstone.kernel_cache.make import TOOLCHAINS, artefact_key, default_store,
 from gridstone.kernel_cache.store import Store
 from gridstone.lower.schedule import parse_schedule
 from gridstone.lower.target import Language, parse_target
-from gridstone.proof.check import check
+from gridstone.proof.judge import check
 from gridstone.templates.emit import emit
 from gridstone.templates.registry import recipe_named
 

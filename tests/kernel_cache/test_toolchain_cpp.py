@@ -239,7 +239,7 @@ def test_a_kernel_loaded_first_shares_torch_s_openmp():
         "from gridstone.kernel_cache.make import make_kernel\n"
         "from gridstone.kernel_cache.host import host_target\n"
         "from gridstone.templates.registry import recipe_named\n"
-        "from gridstone.proof.check import check\n"
+        "from gridstone.proof.judge import check\n"
         "s = parse_spec('gemm[x: bf16(M,64), w: int4:g32(48,64)]').with_storage('lane16')\n"
         "r, t = recipe_named('gemm.cpp.gemv'), host_target()\n"
         "check(make_kernel(r, s, r.space.default(s, t), t), s.bind(M=2), (1,))\n"

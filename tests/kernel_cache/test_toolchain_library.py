@@ -17,7 +17,7 @@ from gridstone.kernel_cache.decode import decode_storage
 from gridstone.kernel_cache.library_gemm import panel_rows
 from gridstone.kernel_cache.toolchain_library import LibraryToolchain, library_call
 from gridstone.lower.target import parse_target
-from gridstone.proof.check import check
+from gridstone.proof.judge import check
 from gridstone.proof.operands import draw_operands, draw_quantized
 from gridstone.templates.emit import emit
 from gridstone.templates.registry import recipe_named

@@ -11,7 +11,7 @@ import torch
 from gridstone.ir.text import parse_spec
 from gridstone.lower.schedule import parse_schedule
 from gridstone.lower.target import parse_target
-from gridstone.proof.check import judge
+from gridstone.proof.judge import judge
 from gridstone.proof.emulate import emulated, probe_faults
 from gridstone.proof.operands import Operands, draw_operands
 from gridstone.proof.program import program

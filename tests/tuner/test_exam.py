@@ -4,7 +4,7 @@ import torch
 from gridstone.ir.errors import MismatchError
 from gridstone.ir.text import parse_spec
 from gridstone.kernel_cache.toolchain_library import library_call
-from gridstone.proof.check import check
+from gridstone.proof.judge import check
 from gridstone.tuner.exam import prepare, ragged, sit
 
 SPEC = parse_spec("gemm[x: bf16(16,128), w: int4:g32(64,128)] + bias").with_storage("lane16")

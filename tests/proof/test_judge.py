@@ -15,7 +15,7 @@ from gridstone.kernel_cache.host import host_target
 from gridstone.kernel_cache.make import make_kernel
 from gridstone.kernel_cache.toolchain_library import library_call
 from gridstone.lower.target import parse_target
-from gridstone.proof.check import check, judge
+from gridstone.proof.judge import check, judge
 from gridstone.proof.operands import Operands, draw_operands, to_tensor
 from gridstone.templates.registry import recipes_for
 
