@@ -36,8 +36,8 @@ from gridstone.ir.text import parse_spec, print_spec
 from gridstone.kernel_cache.toolchain_cuda import CudaToolchain
 from gridstone.lower.schedule import parse_schedule
 from gridstone.lower.target import TARGETS, Language, parse_target
-from gridstone.proof.judge import judge
 from gridstone.proof.emulate import emulated
+from gridstone.proof.judge import judge
 from gridstone.proof.on_gpu import on_gpu
 from gridstone.proof.operands import draw_operands
 from gridstone.templates.registry import RECIPES, recipe_named

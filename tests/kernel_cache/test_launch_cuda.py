@@ -19,8 +19,8 @@ from gridstone.kernel_cache.driver_cuda import CuPyDriver, Zeroed, live_driver
 from gridstone.kernel_cache.launch_cuda import bind
 from gridstone.lower.schedule import parse_schedule
 from gridstone.lower.target import parse_target
-from gridstone.proof.judge import check
 from gridstone.proof.execute import Buffer, Shape, execute
+from gridstone.proof.judge import check
 from gridstone.proof.operands import draw_operands
 from gridstone.proof.program import program
 from gridstone.templates.emit import emit

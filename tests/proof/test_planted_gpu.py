@@ -11,8 +11,8 @@ import torch
 from gridstone.ir.text import parse_spec
 from gridstone.lower.schedule import parse_schedule
 from gridstone.lower.target import parse_target
-from gridstone.proof.judge import judge
 from gridstone.proof.emulate import emulated, probe_faults
+from gridstone.proof.judge import judge
 from gridstone.proof.operands import Operands, draw_operands
 from gridstone.proof.program import program
 from gridstone.templates.emit import emit

@@ -9,8 +9,8 @@ from gridstone.ir.spec import Spec
 from gridstone.ir.text import parse_spec
 from gridstone.lower.schedule import parse_schedule
 from gridstone.lower.target import parse_target
-from gridstone.proof.judge import judge
 from gridstone.proof.emulate import emulated
+from gridstone.proof.judge import judge
 from gridstone.proof.operands import Operands, draw_operands
 from gridstone.proof.program import Program, program
 from gridstone.templates.emit import emit

@@ -18,8 +18,8 @@ from gridstone.kernel_cache.make import make_kernel
 from gridstone.kernel_cache.toolchain import Kernel
 from gridstone.lower.schedule import Schedule, parse_schedule, print_schedule
 from gridstone.lower.target import TARGETS, Language, Target, parse_target
-from gridstone.proof.judge import judge
 from gridstone.proof.compare import compare
+from gridstone.proof.judge import judge
 from gridstone.proof.operands import draw_operands, to_values
 from gridstone.proof.poison import poisoned
 from gridstone.templates.recipe import Recipe

@@ -10,8 +10,8 @@ import torch
 
 from gridstone.ir.dtype import dtype
 from gridstone.kernel_cache.host import host_target
-from gridstone.proof.judge import judge
 from gridstone.proof.compare import compare
+from gridstone.proof.judge import judge
 from gridstone.proof.operands import Operands, draw_operands, to_tensor, to_values
 from gridstone.templates.registry import recipe_named
 from tests.templates.gemm_kernels import (

@@ -12,9 +12,9 @@ from gridstone.ir.spec import Spec
 from gridstone.ir.text import parse_spec
 from gridstone.lower.schedule import Schedule, parse_schedule, print_schedule
 from gridstone.lower.target import TARGETS, Language, parse_target
-from gridstone.proof.judge import judge
 from gridstone.proof.compare import Verdict
 from gridstone.proof.interpret import interpreted
+from gridstone.proof.judge import judge
 from gridstone.proof.operands import draw_operands
 from gridstone.templates.emit import emit
 from gridstone.templates.recipe import Recipe
