@@ -19,6 +19,7 @@ from gridstone.cli.demo import demo
 from gridstone.cli.doctor import doctor
 from gridstone.cli.emit import emit
 from gridstone.cli.explain import explain
+from gridstone.cli.fuzz import fuzz
 from gridstone.cli.tune import tune
 from gridstone.ir.errors import GridstoneError
 
@@ -34,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # specs are full of brackets, which markup would swallow
     pretty_exceptions_enable=False,
 )
-for command in (demo, doctor, emit, explain, tune, bench):
+for command in (demo, doctor, emit, explain, tune, bench, fuzz):
     app.command()(command)
 app.add_typer(cache, name="cache")
 

@@ -118,20 +118,27 @@ def widen(
 
     Between two steps the element may be rounded to the output's dtype, `stored`: an unfused program stores it there,
     and a kernel that keeps float32 is only better. Each sum and product rounds once to float32; an activation
-    multiplies the error by its Lipschitz constant and adds its contract's own error.
+    multiplies the error by its Lipschitz constant and adds its contract's own error. Infinities are not rounded: what
+    follows from one, such as relu(-inf) = 0, is exact.
     """
     unit = f32.unit_roundoff
     for step in steps:
         if isinstance(step, Cast):
             continue
-        error = error + stored.unit_roundoff * (np.abs(y) + error)
+        size = _finite(y)
+        error = error + stored.unit_roundoff * (size + error)
         after = apply((step,), y, operands)
         match step:
             case Bias() | Residual():
-                error = error + unit * (np.abs(after) + error)
+                error = error + unit * (_finite(after) + error)
             case Scale(factor):
-                error = abs(factor) * error * (1 + unit) + unit * np.abs(after)
+                error = abs(factor) * error * (1 + unit) + unit * _finite(after)
             case Activation(name):
-                error = ACTIVATIONS[name][1] * error + ACTIVATION_ERROR * np.maximum(1.0, np.abs(y))
+                error = ACTIVATIONS[name][1] * error + ACTIVATION_ERROR * np.maximum(1.0, size)
         y = after
     return error
+
+
+def _finite(y: Values) -> Values:
+    """Return magnitudes, 0 for infinities."""
+    return np.where(np.isinf(y), 0.0, np.abs(y))

@@ -92,8 +92,11 @@ def tolerance(spec: Spec, y: Values, bounds: Bounds, operands: Mapping[str, Valu
 
     The root mean square over n outputs of errors of deviation s exceeds s (1 + 8 / sqrt(n)) with probability below
     1e-14, so that a single output has the width of an element's bound and many outputs come close to s.
+
+    Where y is infinite an operand is, and every order of summing it gives this infinity: there is no error to carry.
     """
     out, final = spec.output.dtype, np.abs(apply(spec.epilogue, y, operands))
+    bounds = np.where(np.isinf(y), 0.0, bounds[0]), np.where(np.isinf(y), 0.0, bounds[1])
     element = widen(spec.epilogue, y, bounds[0], operands, out)
     element = element + out.unit_roundoff * (final + element) + out.smallest_subnormal
     typical = widen(spec.epilogue, y, bounds[1], operands, out)

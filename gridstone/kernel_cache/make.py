@@ -104,17 +104,38 @@ def make_kernel(
         BuildError: No compiler, or it refused, or what it makes cannot be loaded.
         LaunchError: The target does not run here, or nothing can be loaded from the cache's folder.
     """
-    if not runs_here(target):
-        raise LaunchError(f"{target} does not run on this machine", "run `gridstone doctor` for the targets that do")
-    chain = TOOLCHAINS[recipe.language]
-    missing = chain.missing()
-    if missing:
-        raise BuildError(f"nothing can be built for {target}: {missing}", "run `gridstone doctor`")
-    source = emit(recipe, spec, schedule, target)
+    _require(target, recipe.language)
+    return kernel_of(emit(recipe, spec, schedule, target), spec, target, store)
+
+
+def kernel_of(source: Source, spec: Spec, target: Target, store: Store | None = None) -> Kernel:
+    """Build and load emitted source, or a changed text of it.
+
+    Args:
+        source: Of one of `templates.registry.RECIPES`.
+        spec: What it computes, as it was emitted for.
+        target: What it was emitted for: one that this machine runs.
+        store: Where artefacts are kept; the default store when omitted.
+
+    Raises:
+        BuildError: No compiler, or it refused, or what it makes cannot be loaded.
+        LaunchError: The target does not run here, or nothing can be loaded from the cache's folder.
+    """
+    _require(target, source.language)
+    chain = TOOLCHAINS[source.language]
     resolved = spec.with_storage(target.storage)
     call = _loaded(source, target, resolved, store or default_store()) if chain.suffix else None
     signature = signature_of(generalize(resolved), "cuda" if target.sms else "cpu")
     return Kernel(source, call or chain.load(Path(), source, resolved), signature)
+
+
+def _require(target: Target, language: Language) -> None:
+    """Raise unless kernels of a language can be built here and a target runs here."""
+    if not runs_here(target):
+        raise LaunchError(f"{target} does not run on this machine", "run `gridstone doctor` for the targets that do")
+    missing = TOOLCHAINS[language].missing()
+    if missing:
+        raise BuildError(f"nothing can be built for {target}: {missing}", "run `gridstone doctor`")
 
 
 def _loaded(source: Source, target: Target, spec: Spec, store: Store) -> Call:

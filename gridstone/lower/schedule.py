@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -18,6 +18,7 @@ from gridstone.lower.decisions import Decision
 from gridstone.lower.target import Target
 
 Value = int | str | bool
+Order = Callable[[tuple[Value, ...]], Iterable[Value]]
 _SPACE = " \t\r\n"
 _LONGEST = 18  # digits of an integer
 
@@ -80,8 +81,14 @@ class SearchSpace(Generic[S]):
         if name is not None:
             raise ScheduleError(f"{print_schedule(schedule)} on {target}: {name}", "choose a schedule of the space")
 
-    def feasible(self, spec: Spec, target: Target) -> Iterator[S]:
-        """Yield every feasible schedule, in the order of the fields' values."""
+    def feasible(self, spec: Spec, target: Target, order: Order = iter) -> Iterator[S]:
+        """Yield every feasible schedule once.
+
+        Args:
+            spec, target: What for.
+            order: Puts the values of a field in order, each time anew; as they stand when omitted. With a shuffle, the
+                first schedule is a random one (though not uniformly drawn: values with few continuations are as likely).
+        """
         start = self.default(spec, target)
         fixed = [c for c in self.require if not set(c.reads) & {f.field for f in self.fields}]
         if not all(c.holds(start, spec, target) for c in fixed):
@@ -96,7 +103,7 @@ class SearchSpace(Generic[S]):
             if at == len(self.fields):
                 yield partial
                 return
-            for value in self.fields[at].values:
+            for value in order(self.fields[at].values):
                 chosen = dataclasses.replace(partial, **{self.fields[at].field: value})
                 if all(c.holds(chosen, spec, target) for c in due[at]):
                     yield from walk(at + 1, chosen)

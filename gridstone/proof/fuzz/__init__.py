@@ -1,0 +1,1 @@
+"""Fuzzing: random cases of everything that can be wrong, until one of them is."""
