@@ -33,7 +33,9 @@ Several = list[str] | None
 
 def fuzz(
     minutes: Annotated[float, typer.Option("--minutes", min=0.0, help="How long.")] = 10.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything drawn; drawn too when omitted.")] = -1,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Of everything drawn; drawn too when omitted.")
+    ] = None,
     subject: Annotated[Several, typer.Option("--subject", help="Only this, as cpp or layout; repeatable.")] = None,
     op: Annotated[Several, typer.Option("--op", help="Only kernels of this op, as gemm; repeatable.")] = None,
     target: Annotated[
@@ -66,14 +68,15 @@ def fuzz(
         return
     chosen = chosen_subjects(FUZZED, subject or (), restricted=bool(op or target or formats))
     wanted = checked(Wanted(tuple(op or ()), tuple(target or ()), tuple(formats or ())), chosen)
-    seed = time.time_ns() % (1 << 31) if seed < 0 else seed
+    seed = time.time_ns() % (1 << 31) if seed is None else seed
     campaign = Campaign({one.name: WEIGHTS.get(one.name, WEIGHT) for one in chosen}, seed, wanted)
     say(f"fuzzing {', '.join(campaign.weights)} for {minutes:g} min with --seed {seed}")
     crew = Crew(WORKER, jobs or usable_cores())
     interrupted = False
     try:
+        crew.wait()
         with _progress(minutes * 60) as show:
-            campaign.run(crew, minutes * 60, show)
+            campaign.run(crew, minutes * 60, show, lambda finding: say(f"wrong: kept in {_save(finding, save)}"))
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -155,14 +158,13 @@ def _run_again(cases: Sequence[str], as_json: bool) -> None:
     from gridstone.proof.fuzz.crew import Crew
     from gridstone.proof.fuzz.subject import split_case
 
+    split = [split_case(text) for text in cases]
     crew = Crew(WORKER, 1)
-    results: list[tuple[str, str]] = []
     try:
-        for text in cases:
-            name, case = split_case(text)
-            results.append((text, answered(crew, {"problem": name, "case": case})))
+        answers = [answered(crew, {"problem": name, "case": case}) for name, case in split]
     finally:
         crew.close()
+    results = list(zip(cases, answers, strict=True))
     if as_json:
         put_json([{"case": case, "right": not problem, "problem": problem} for case, problem in results])
     else:

@@ -115,6 +115,8 @@ class TestValues:
             ("4:-1", "at column 3, found '-'"),
             ("(4,2):1", "nested differently"),
             ("__import__('os')", "at column 1, found '_'"),
+            ("(" * 99, "expected tuples at most 64 deep at column 65"),
+            ("4 :" + "9" * 601, "expected a number of at most 600 digits at column 3"),
         ],
     )
     def test_text_that_is_no_layout_is_refused_with_its_place(self, text: str, message: str) -> None:

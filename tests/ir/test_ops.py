@@ -6,6 +6,7 @@ bounds; the same kernel with a fault must not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -705,9 +706,42 @@ def test_operands_must_be_those_of_the_op() -> None:
         make_spec(spec.op, spec.inputs, (Cast(f16), Scale(2.0)))
 
 
+def test_a_cast_to_the_outputs_own_dtype_is_left_out() -> None:
+    """Its text would be that of a spec without it, and the two would not be equal."""
+    spec = parse_spec("gemm[x: f32(4,64), w: f32(48,64)] + relu")
+    assert make_spec(spec.op, spec.inputs, (*spec.epilogue, Cast(f32))) == spec
+
+
+def test_a_factor_that_no_float_holds_is_refused() -> None:
+    for factor in (math.inf, -math.inf, math.nan, 10**400):
+        with pytest.raises(SpecError, match="not finite"):
+            Scale(factor)
+        with pytest.raises(SpecError, match="not a finite number"):
+            Attention(scale=factor)
+
+
 def test_the_cost_of_a_quantised_weight_is_its_storage() -> None:
     spec = parse_spec("gemm[x: f32(1,96), w: uint3:g32:zero@dense(10,96)]")
     fmt = spec.input("w").format
     assert fmt is not None
     place = storage("dense", fmt, 10, 96)
     assert spec.op.cost(spec).bytes == 4 * 96 + place.bytes + 4 * 10
+
+
+@pytest.mark.parametrize(
+    "epilogue", ["", " + relu + bias", " + silu", " + gelu + residual", " + gelu_tanh", " + scale(-2)"]
+)
+def test_infinities_leave_no_gap_in_the_bounds(epilogue):
+    """Wherever the reference is finite its bound is too: relu(-inf) is 0, and a NaN for a bound would refuse it."""
+    spec = parse_spec(f"gemm[x: f32(4,16), w: f32(8,16)]{epilogue}")
+    rng = np.random.default_rng(1)
+    shapes = {o.name: tuple(o.type.shape) for o in (*spec.inputs, *spec.extra_operands)}
+    operands = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    operands["x"][1, 3], operands["x"][2, 5], operands["x"][3, 7] = np.inf, -np.inf, np.nan
+    want, bound = spec.op.reference(spec, operands), spec.op.tolerance(spec, operands)
+    finite = np.isfinite(want)
+    assert finite[0].all()
+    assert not finite.all()
+    assert np.isfinite(bound.element[finite]).all()
+    assert np.isfinite(bound.rms)
+    assert (bound.element[0] > 0).all()

@@ -328,6 +328,14 @@ def test_parts_of_another_matrix_are_refused() -> None:
             pack(place, wrong)
     with pytest.raises(SpecError, match="a code of 19 does not fit uint4:g32:zero"):
         pack(place, Quantized(np.full_like(parts.codes, 19), parts.scales, parts.zeros))
+    for wrong in (
+        Quantized(parts.codes + np.float32(0.5), parts.scales, parts.zeros),  # pyright: ignore[reportArgumentType]
+        Quantized(parts.codes.astype(np.int64), parts.scales, parts.zeros),  # pyright: ignore[reportArgumentType]
+        Quantized(parts.codes, parts.scales.astype(np.complex128), parts.zeros),  # pyright: ignore[reportArgumentType]
+        Quantized(parts.codes, parts.scales, parts.codes[:, :2].astype(np.float64)),  # pyright: ignore[reportArgumentType]
+    ):
+        with pytest.raises(SpecError, match="not uint8, floating-point and uint8"):
+            pack(place, wrong)
     plain = parse_format("uint4:g32")
     with pytest.raises(SpecError, match="has codes, scales and zero points of"):
         pack(storage("dense", plain, 6, 64), parts)

@@ -44,6 +44,7 @@ class TestSwizzle:
             ((1, -1, 1), "neither may be negative"),
             ((3, 0, 2), r"the two fields of 3 bits overlap \(shift by 3 or more\)"),
             ((3, 0, -2), "overlap"),
+            ((1, 0, 10**9), "its fields reach beyond bit 4096"),
         ],
     )
     def test_a_bad_swizzle_is_refused(self, fields: tuple[int, int, int], message: str) -> None:
@@ -60,7 +61,7 @@ class TestSwizzle:
         assert Swizzle.parse(str(swizzle)) == swizzle
         assert Swizzled.parse(str(Swizzled(swizzle, layout))) == Swizzled(swizzle, layout)
 
-    @pytest.mark.parametrize("text", ["", "Sw<1,2>", "Sw<1,2,3", "Sw<-1,0,1>", "Sw<1,0,1>:4"])
+    @pytest.mark.parametrize("text", ["", "Sw<1,2>", "Sw<1,2,3", "Sw<-1,0,1>", "Sw<1,0,1>:4", "Sw<1,9999999999,1>"])
     def test_text_that_is_no_swizzle_is_refused(self, text: str) -> None:
         with pytest.raises(LayoutError, match="expected the form 'Sw<bits,base,shift>'"):
             Swizzle.parse(text)

@@ -90,7 +90,7 @@ def specs(draw: st.DrawFn) -> Spec:
         if draw(st.booleans()):
             steps.insert(draw(st.integers(0, len(steps))), kind(draw(FLOATS)))
     cast = draw(st.none() | every)
-    if cast is not None and cast != op.infer(types).dtype:
+    if cast is not None:
         steps.append(Cast(cast))
     kinds = [NumericsClass.EXACT, NumericsClass.TF32, NumericsClass.BF16]
     if isinstance(op, Gemm) and types[1].format is not None:

@@ -9,6 +9,7 @@ import pytest
 from gridstone.ir.text import parse_spec
 from gridstone.kernel_cache.artefact import unpack
 from gridstone.kernel_cache.toolchain_triton import TritonToolchain
+from gridstone.lower.schedule import parse_schedule
 from gridstone.lower.target import parse_target
 from gridstone.proof.cubin import broken_promises, read_report
 from gridstone.templates.emit import emit
@@ -45,8 +46,18 @@ def assert_well_built(source, on):
     assert report.stack == 0
     assert not broken_promises(report, promises), f"{source.origin.schedule}\n{report}"
     assert report.occupancy.blocks > 0
-    assert set(report.widths("LDGSTS")) == {16}, "codes and x come in pieces of 16 bytes"
     assert report.tensor_cores > 0
+    assert set(report.widths("LDGSTS")) == {16, width_of_x(source)}, "codes and x come in pieces of 16 bytes"
+
+
+def width_of_x(source):
+    """Bytes of x that a thread copies at once: 16, or less where a tile of x, or a group's part of it, has no more."""
+    recipe, spec = recipe_named(source.origin.recipe), parse_spec(source.origin.spec)
+    default = recipe.space.default(spec, parse_target(source.origin.target))
+    schedule = parse_schedule(source.origin.schedule, recipe.schedule, default)
+    group = spec.input("w").format.group
+    columns = min(group, schedule.block_k) if group > 0 else schedule.block_k
+    return min(16, schedule.block_m * columns * spec.input("x").dtype.bytes // (32 * schedule.warps))
 
 
 @pytest.mark.parametrize("target", TRITON_TARGETS, ids=str)

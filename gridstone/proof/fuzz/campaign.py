@@ -67,13 +67,20 @@ class Campaign:
         for name in self.weights:
             self.tallies.setdefault(name, Tally())
 
-    def run(self, crew: Crew, seconds: float, progress: Callable[[Campaign], None] = lambda _: None) -> None:
+    def run(
+        self,
+        crew: Crew,
+        seconds: float,
+        progress: Callable[[Campaign], None] = lambda _: None,
+        found: Callable[[Finding], None] = lambda _: None,
+    ) -> None:
         """Explore until the time is over or too much is wrong; a failure in hand is shrunk first.
 
         Args:
             crew: Runs the cases.
             seconds: From now.
             progress: Called a few times a second.
+            found: Called with each finding, once it is shrunk.
 
         An interrupt ends it at once, with everything found so far in `findings`.
         """
@@ -88,8 +95,11 @@ class Campaign:
                 elif not crew.busy():
                     break
                 self._later += crew.answers(_WAIT_S)
+                known = len(self.findings)
                 while self._later:
                     self._take(*self._later.popleft(), crew)
+                for finding in self.findings[known:]:
+                    found(finding)
                 self.seconds = time.monotonic() - start
                 progress(self)
         finally:

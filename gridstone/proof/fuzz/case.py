@@ -17,7 +17,7 @@ from gridstone.lower.bucket import ROWS
 from gridstone.lower.schedule import Schedule, parse_schedule, print_schedule
 from gridstone.lower.target import Target, parse_target
 from gridstone.templates.recipe import Recipe
-from gridstone.templates.registry import recipe_named
+from gridstone.templates.registry import recipe_named, refusal
 
 SEPARATOR = " | "
 MOST = 1 << 20  # of any number in a call: larger ones would take memory that no case is worth
@@ -114,7 +114,9 @@ def parse_case(text: str) -> Case:
     """Parse the printed form of a case.
 
     Raises:
-        SpecError: Not five parts, or a part of the call is unknown, repeated or out of range.
+        SpecError: Not five parts, the recipe does not compute the spec on the target, or a part of the call is unknown,
+            repeated or out of range.
+        ScheduleError: The schedule is not feasible.
         GridstoneError: A part is malformed, as its own parser says.
     """
     parts = text.strip().split(SEPARATOR)
@@ -122,8 +124,14 @@ def parse_case(text: str) -> Case:
         raise SpecError(f"{text!r} has {len(parts)} parts", "write SPEC | RECIPE | SCHEDULE | TARGET | CALL")
     target, recipe = parse_target(parts[3]), recipe_named(parts[1])
     spec = parse_spec(parts[0]).with_storage(target.storage)
-    default = recipe.space.default(spec, target)
-    return Case(KernelCase(spec, recipe, parse_schedule(parts[2], recipe.schedule, default), target), _call(parts[4]))
+    reason = (
+        refusal(recipe, spec, target) if recipe.language is target.language else f"{recipe.name} is not for {target}"
+    )
+    if reason is not None:
+        raise SpecError(f"{text!r} is no case: {reason}")
+    schedule = parse_schedule(parts[2], recipe.schedule, recipe.space.default(spec, target))
+    recipe.space.check(schedule, spec, target)
+    return Case(KernelCase(spec, recipe, schedule, target), _call(parts[4]))
 
 
 def _call(text: str) -> Call:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import gridstone
+from gridstone.ir.errors import LaunchError
 
 HANGS_S = 120.0  # without a word; building the CUDA executor's machine takes 20 s on a busy machine
 LAST_WORDS = 1500  # bytes of a dead worker's stderr that are quoted
@@ -88,6 +89,19 @@ class Crew:
         assert process.stdout is not None
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)
         return worker
+
+    def wait(self) -> None:
+        """Wait until every worker has imported what it runs, which takes seconds.
+
+        Raises:
+            LaunchError: One cannot be started.
+        """
+        for worker in self.workers:
+            self.ask(worker, {"ready": True})
+        while self.busy():
+            for _, answer in self.answers(1.0):
+                if isinstance(answer, Died):
+                    raise LaunchError(f"a worker cannot be started: {answer.how}")
 
     def idle(self) -> Iterator[Worker]:
         """Yield workers without work."""

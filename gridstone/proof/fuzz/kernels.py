@@ -7,24 +7,23 @@ reference has them, nothing written beside the output, operands unchanged, and t
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib.util
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from gridstone.ir.errors import GridstoneError
 from gridstone.kernel_cache.host import LIBRARY, runs_here
-from gridstone.kernel_cache.make import TOOLCHAINS, kernel_of, make_kernel
+from gridstone.kernel_cache.make import TOOLCHAINS, kernel_of
 from gridstone.lower.target import Language, Target
 from gridstone.proof.compare import compare
 from gridstone.proof.emulate import emulated
 from gridstone.proof.fuzz.case import Call, Case, KernelCase, parse_case
 from gridstone.proof.fuzz.draw import draw_calls, draw_kernel, rows_of, targets_of
-from gridstone.proof.fuzz.inputs import draw_inputs
+from gridstone.proof.fuzz.inputs import Inputs, draw_inputs
 from gridstone.proof.fuzz.simplify import simpler_cases
 from gridstone.proof.fuzz.subject import Event, Failed, Ran, Trying, Wanted
 from gridstone.proof.interpret import interpreted
@@ -41,37 +40,49 @@ def source_of(kernel: KernelCase) -> Source:
     return emit(kernel.recipe, kernel.spec, kernel.schedule, kernel.target)
 
 
-def build(kernel: KernelCase, source: Source | None = None) -> Callable[[Case], Candidate]:
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A kernel that can be called.
+
+    Args:
+        source: Its text.
+        candidate: From a case of it to what `problem` calls.
+    """
+
+    source: Source
+    candidate: Callable[[Case], Candidate]
+
+    @property
+    def mark(self) -> str:
+        """Hash of what was built."""
+        origin = self.source.origin
+        return hashlib.sha256(f"{origin.target} {origin.spec} {self.source.text}".encode()).hexdigest()[:16]
+
+
+def build(kernel: KernelCase, source: Source | None = None) -> Built:
     """Build a kernel, once for all of its calls.
 
     Args:
         kernel: What to build.
         source: Its text where that is not as emitted, such as one with a planted fault.
 
-    Returns:
-        From a case of it to what `problem` calls.
-
     Raises:
         GridstoneError: It cannot be lowered or built.
     """
+    text = source or source_of(kernel)
     match kernel.target.language:
         case Language.CPP | Language.LIBRARY:
-            parts = (kernel.spec, kernel.target)
-            callee = (
-                kernel_of(source, *parts) if source else make_kernel(kernel.recipe, parts[0], kernel.schedule, parts[1])
-            )
-            return lambda case: _threaded(callee, case.call.threads)
+            callee = kernel_of(text, kernel.spec, kernel.target)
+            return Built(text, lambda case: _threaded(callee, case.call.threads))
         case Language.CUDA:
-            text = source or source_of(kernel)
-            return lambda case: emulated(
-                text,
-                case.static,
-                seed=case.call.order,
-                built=program(text.text, text.entry, sanitized=case.call.sanitized),
-            )
+            return Built(text, lambda case: _executed(text, case))
         case Language.TRITON:
-            text = source or source_of(kernel)
-            return lambda case: interpreted(text, case.static, seed=case.call.order, asm=case.call.asm)
+            return Built(text, lambda case: interpreted(text, case.static, seed=case.call.order, asm=case.call.asm))
+
+
+def _executed(text: Source, case: Case) -> Candidate:
+    built = program(text.text, text.entry, sanitized=case.call.sanitized)
+    return emulated(text, case.static, seed=case.call.order, built=built)
 
 
 def _threaded(callee: Candidate, threads: int) -> Candidate:
@@ -91,32 +102,35 @@ def problem(case: Case, candidate: Candidate, repeat: Candidate | None = None) -
 
     Args:
         case: The call.
-        candidate: From `build(...)(case)`, or anything that is called likewise.
-        repeat: Called a second time, and must give the same bits; the candidate itself when omitted.
+        candidate: From `build(...).candidate(case)`, or anything that is called likewise.
+        repeat: Called a second time, and must give the same bits; None where the order of sums is not fixed.
     """
     inputs = draw_inputs(case)
     before = [_bits(memory).clone() for memory in inputs.memory]
     try:
         candidate(*inputs.operands.tensors, out=inputs.output)
         first = _bits(inputs.around).clone()
-        damage = inputs.damage()
-        names = list(inputs.operands.values)
-        changed = [
-            n for n, old, new in zip(names, before, inputs.memory, strict=True) if not torch.equal(old, _bits(new))
-        ]
-        if damage or changed:
-            return damage or f"operand {changed[0]} was changed"
+        problem = inputs.damage() or _changed(inputs, before)
         got = to_values(inputs.output)
-        if case.kernel.recipe.launch.deterministic:
+        if repeat is not None and not problem:
             inputs.around.fill_(float("nan"))
-            (repeat or candidate)(*inputs.operands.tensors, out=inputs.output)
-            if not torch.equal(first, _bits(inputs.around)):
-                return "a second call gives other bits"
+            repeat(*inputs.operands.tensors, out=inputs.output)
+            same = torch.equal(first, _bits(inputs.around))
+            problem = "" if same else "a second call gives other bits"
     except GridstoneError as error:
-        return f"{type(error).__name__}: {error}"
+        return _said(error)
+    if problem:
+        return problem
     want = case.static.op.reference(case.static, inputs.operands.values)
     bound = case.static.op.tolerance(case.static, inputs.operands.values)
     return compare(got, want, bound, case.static.output.dtype).problem
+
+
+def _changed(inputs: Inputs, before: Sequence[torch.Tensor]) -> str:
+    for name, old, new in zip(inputs.operands.values, before, inputs.memory, strict=True):
+        if not torch.equal(old, _bits(new)):
+            return f"operand {name} was changed"
+    return ""
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
@@ -164,12 +178,8 @@ class KernelSubject:
         first = Case(kernel, Call())
         yield Trying(str(first))
         try:
-            text = source_of(kernel) if kernel.recipe.template else None
             built = build(kernel)
-            mark = hashlib.sha256(f"{kernel.target} {text.text if text else kernel.recipe.name}".encode()).hexdigest()[
-                :16
-            ]
-        except Exception as error:
+        except Exception as error:  # whatever it is, a feasible schedule was not built
             yield Failed(str(first), _said(error))
             return
         for call in draw_calls(rng, kernel, self.calls):
@@ -179,7 +189,7 @@ class KernelSubject:
             if found:
                 yield Failed(str(case), found)
                 return
-            yield Ran(1, kernel.recipe.name, mark)
+            yield Ran(1, kernel.recipe.name, built.mark)
 
     def problem(self, case: str) -> str:
         """Build a case's kernel and call it."""
@@ -195,17 +205,15 @@ class KernelSubject:
         yield from map(str, simpler_cases(parse_case(case)))
 
 
-def _tried(case: Case, built: Callable[[Case], Candidate]) -> str:
+def _tried(case: Case, built: Built) -> str:
     """Run a case; anything that is raised is what is wrong with it. The second call comes in another order."""
-    later = Case(case.kernel, _reordered(case.call)) if case.kernel.target.sms else case
+    later = Case(case.kernel, replace(case.call, order=case.call.order + 1))
     try:
-        return problem(case, built(case), built(later))
-    except Exception as error:
+        return problem(
+            case, built.candidate(case), built.candidate(later) if built.source.launch.deterministic else None
+        )
+    except Exception as error:  # whatever it is, a legal call raised it
         return _said(error)
-
-
-def _reordered(call: Call) -> Call:
-    return dataclasses.replace(call, order=call.order + 1)
 
 
 def _said(error: Exception) -> str:

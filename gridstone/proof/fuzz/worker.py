@@ -2,6 +2,7 @@
 
 It reads requests from stdin and answers on stdout, a line of JSON each. What kernels or libraries print goes to stderr.
 
+    {"ready": true}                                                  one answer, once everything is imported
     {"explore": "cpp", "seed": 7, "seconds": 5.0, "wanted": {...}}   trying..., ran..., failed..., then done
     {"problem": "cpp", "case": "..."}                                one answer
     {"simpler": "cpp", "case": "..."}                                one answer
@@ -47,7 +48,9 @@ def respond(request: Answer, subjects: Sequence[Subject], send: Send) -> None:
     Raises:
         GridstoneError: A case is not the subject's.
     """
-    if "explore" in request:
+    if "ready" in request:
+        send(request)
+    elif "explore" in request:
         _explore(subject_named(request["explore"], subjects), request, send)
     elif "problem" in request:
         send({"problem": subject_named(request["problem"], subjects).problem(request["case"])})
@@ -68,6 +71,6 @@ def _explore(subject: Subject, request: Answer, send: Send) -> None:
                 send({"ran": cases, "row": row, "kernel": kernel})
             case Failed(case, problem):
                 send({"failed": case, "problem": problem})
-        if time.monotonic() > end:
+        if isinstance(event, Ran) and time.monotonic() > end:
             break
     send({"done": True})
