@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 
 from gridstone.ir.errors import SpecError
 
@@ -24,7 +24,7 @@ def number(name: str, value: object) -> float:
     Raises:
         SpecError: It is something else.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
         return float(value)
     raise SpecError(f"{name} is {value!r}, not a finite number", f"omit {name} for the default")
 

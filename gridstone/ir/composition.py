@@ -42,7 +42,8 @@ def composition(outer: Layout | Swizzled | Swizzle, inner: Tiler) -> Layout | Sw
 
     Raises:
         LayoutError: `inner` reaches beyond the size of `outer`, one of its modes crosses a mode of `outer` without
-            dividing it, or two of its modes together do. In each case i -> outer(inner(i)) is no layout.
+            dividing it, or two of its modes together do. Then i -> outer(inner(i)) is no layout, but for few that are
+            refused all the same: 4:3 does not divide the 5 of (5,2):(1,10), and (2,2):(3,11) would be their composite.
 
     Example:
         >>> row_major = Layout((4, 8), (8, 1))

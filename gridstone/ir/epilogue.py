@@ -7,6 +7,7 @@ an error of the element before them propagates.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ class Scale:
     factor: float
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.factor):
+        if not abs(self.factor) <= sys.float_info.max:  # an int may be too large for a float
             raise SpecError(f"epilogue scale {self.factor} is not finite")
 
 

@@ -18,6 +18,8 @@ from gridstone.ir.errors import LayoutError
 IntTuple: TypeAlias = "int | tuple[IntTuple, ...]"
 
 _NUMBER: Final = re.compile(r"[0-9]+")
+_LONGEST: Final = 600  # digits of a number in a text; Python may refuse more than 640
+_DEEPEST: Final = 64  # tuples in each other in a text
 
 
 def product(value: IntTuple) -> int:
@@ -146,17 +148,21 @@ def as_text(value: IntTuple) -> str:
     return f"({','.join(map(as_text, value))}{',' if len(value) == 1 else ''})"
 
 
-def read_int_tuple(text: str, start: int) -> tuple[IntTuple, int]:
+def read_int_tuple(text: str, start: int, depth: int = 0) -> tuple[IntTuple, int]:
     """The int tuple that starts at a position of the text, and the position behind it."""
     number = _NUMBER.match(text, start)
     if number is not None:
+        if len(number[0]) > _LONGEST:
+            raise unreadable(text, start, f"a number of at most {_LONGEST} digits")
         return int(number[0]), number.end()
     if not text.startswith("(", start):
         raise unreadable(text, start, "a number or '('")
+    if depth == _DEEPEST:
+        raise unreadable(text, start, f"tuples at most {_DEEPEST} deep")
     items: list[IntTuple] = []
     at = start + 1
     while not text.startswith(")", at):
-        item, at = read_int_tuple(text, at)
+        item, at = read_int_tuple(text, at, depth + 1)
         items.append(item)
         if text.startswith(",", at):
             at += 1

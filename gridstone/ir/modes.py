@@ -31,7 +31,7 @@ Mode: TypeAlias = tuple[int, int]
 """The extent and the stride of one mode of a flat layout."""
 
 _Partner = TypeVar("_Partner")
-_BESIDE_MARK: Final = re.compile(r"\s*([(),:])\s*")
+_MARK: Final = re.compile(r"([(),:])")
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -80,7 +80,7 @@ class Layout:
             >>> Layout.parse("(8,512):(1,8)") == Layout.parse("(8, 512)")
             True
         """
-        text = _BESIDE_MARK.sub(r"\1", text.strip())
+        text = "".join(part.strip() for part in _MARK.split(text))
         shape, end = read_int_tuple(text, 0)
         if end == len(text):
             return cls(shape)

@@ -196,7 +196,7 @@ class Spec:
 def make_spec(
     op: Op, inputs: tuple[Operand, ...], epilogue: tuple[Epilogue, ...] = (), numerics: Numerics = EXACT
 ) -> Spec:
-    """Infer the output, verify, and return the spec.
+    """Infer the output, verify, and return the spec. A cast to the output's own dtype is left out.
 
     Raises:
         SpecError: Operands, epilogues or numerics do not fit together.
@@ -212,8 +212,13 @@ def make_spec(
         if sum(isinstance(step, kind) for step in epilogue) > 1:
             raise SpecError(f"two {kind.__name__.lower()} epilogues", "add the second to the first beforehand")
     output = op.infer(tuple(operand.type for operand in inputs))
-    if epilogue and isinstance(epilogue[-1], Cast):
-        output = replace(output, dtype=epilogue[-1].dtype)
+    match epilogue:
+        case (*steps, Cast(of)) if of == output.dtype:  # nothing to do, and no text would say so
+            epilogue = tuple(steps)
+        case (*_, Cast(of)):
+            output = replace(output, dtype=of)
+        case _:
+            pass
     spec = Spec(op, inputs, output, epilogue, numerics)
     op.verify(spec)
     return spec

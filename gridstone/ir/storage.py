@@ -365,6 +365,12 @@ def _check(place: Storage, parts: Quantized) -> None:
             f"a {place.format} matrix of {codes} has codes, scales and zero points of {codes}, {groups}, {zeros}, "
             f"not {', '.join(map(str, found))}"
         )
+    kinds = (parts.codes.dtype, parts.scales.dtype, np.dtype(np.uint8) if parts.zeros is None else parts.zeros.dtype)
+    if kinds[::2] != (np.uint8, np.uint8) or kinds[1].kind != "f":
+        raise SpecError(
+            f"codes, scales and zero points are {', '.join(map(str, kinds))}, not uint8, floating-point and uint8",
+            "quantise first: rounding to integers here would lose what is behind the point",
+        )
     for name, part in (("code", parts.codes), ("zero point", parts.zeros)):
         if part is not None and int(part.max()) >> place.format.bits:
             raise SpecError(

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 Bits = TypeVar("Bits", int, "npt.NDArray[np.int64]")
 
-_SWIZZLE: Final = re.compile(r"Sw<([0-9]+),([0-9]+),(-?[0-9]+)>")
+_SWIZZLE: Final = re.compile(r"Sw<([0-9]{1,9}),([0-9]{1,9}),(-?[0-9]{1,9})>")
+_FARTHEST: Final = 1 << 12  # bit that a swizzle may move: masks of it are ints, and take memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Swizzle:
         shift: signed distance of the fields, at least `bits` in size so that they do not overlap.
 
     Raises:
-        LayoutError: negative `bits` or `base`, or fields that overlap.
+        LayoutError: negative `bits` or `base`, fields that overlap, or that reach beyond bit 4096.
 
     Example:
         >>> swizzle = Swizzle(2, 0, 3)
@@ -49,6 +50,8 @@ class Swizzle:
     def __post_init__(self) -> None:
         if self.bits < 0 or self.base < 0:
             raise LayoutError(f"{self}: bits and base count bits, so neither may be negative")
+        if self.base + self.bits + abs(self.shift) > _FARTHEST:
+            raise LayoutError(f"{self}: its fields reach beyond bit {_FARTHEST} of an index")
         if abs(self.shift) < self.bits:
             raise LayoutError(f"{self}: the two fields of {self.bits} bits overlap", f"shift by {self.bits} or more")
 

@@ -32,7 +32,8 @@ def fault(blob: bytes, entry: str) -> str:
     host = _host_header()
     if host[:4] != MAGIC:
         return ""  # a system whose objects this file does not know
-    if blob[:4] != MAGIC or blob[4] not in LEAST or len(blob) < LEAST[blob[4]]:
+    least = LEAST.get(int.from_bytes(blob[4:5], "little"))
+    if blob[:4] != MAGIC or least is None or len(blob) < least:
         return f"is no shared object, but {len(blob)} bytes that begin with {blob[:8]!r}"
     if (blob[4:6], _half(blob, 18)) != (host[4:6], _half(host, 18)):  # class, byte order, machine
         return f"is for another machine: ELF machine {_half(blob, 18)}, and this one is {_half(host, 18)}"

@@ -123,6 +123,7 @@ def test_an_object_of_another_machine_is_found_by_its_bytes():
     blob = bytearray(CHAIN.build(source(PLAIN), TARGET))
     assert fault(bytes(blob), "gs_gemm") == ""
     assert fault(bytes(blob[:-1]), "gs_gemm").startswith(f"is cut off: {len(blob) - 1} of ")
+    assert fault(bytes(blob[:4]), "gs_gemm").startswith("is no shared object, but 4 bytes")
     blob[18] ^= 0x40  # e_machine
     assert fault(bytes(blob), "gs_gemm").startswith("is for another machine: ELF machine ")
 

@@ -164,6 +164,9 @@ def test_an_artefact_reads_as_it_was_packed(blob):
     [
         (lambda blob: blob[: len(blob) // 2], "does not end with how it is launched"),
         (lambda blob: b"", "does not end with how it is launched"),
+        (lambda blob: blob + b"\n" + b"[" * 100_000, "does not end with how it is launched"),
+        (lambda blob: blob.replace(b'"gs_gemm"', b"null"), "does not end with how it is launched"),
+        (lambda blob: blob.replace(b'"schema": 1', b'"schema": 1e999'), "does not end with how it is launched"),
         (lambda blob: blob[1000:], r"with \d+ bytes of code, not 1 with"),
         (lambda blob: blob.replace(b'"schema": 1', b'"schema": 9'), "an artefact of schema 9"),
         (lambda blob: blob.replace(b".text.gs_gemm\0", b".text.gs_gemn\0"), "code has no kernel 'gs_gemm'"),

@@ -21,6 +21,7 @@ from gridstone.templates.registry import recipe_named, refusal
 
 SEPARATOR = " | "
 MOST = 1 << 20  # of any number in a call: larger ones would take memory that no case is worth
+MOST_SEED = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,8 @@ def _value(part: str, text: str, like: int | str | bool) -> int | str | bool:
             return text == "true"
         raise SpecError(f"{part!r} is not true or false")
     if isinstance(like, int):
-        if re.fullmatch(r"[0-9]{1,9}", text) and (int(text) <= MOST or part.startswith(("seed", "order"))):
+        most = MOST_SEED if part.startswith(("seed", "order")) else MOST
+        if re.fullmatch(r"[0-9]{1,10}", text) and int(text) <= most:
             return int(text)
-        raise SpecError(f"{part!r} is not a number up to {MOST}")
+        raise SpecError(f"{part!r} is not a number up to {most}")
     return text

@@ -30,6 +30,13 @@ ROW_EDGES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 
 MANY_ROWS = (127, 128, 129, 193, 256, 257)
 GAPS = (0, 0, 0, 1, 3, 8, 16, 61)
 OFFSETS = (0, 0, 0, 1, 2, 3, 7, 8, 15)
+# Most rows, N and K: what an interpreter or an emulator takes tens of milliseconds for, and a CPU less.
+_MOST = {
+    Language.CPP: (257, 257, 2048),
+    Language.LIBRARY: (257, 257, 2048),
+    Language.CUDA: (80, 200, 1024),
+    Language.TRITON: (80, 130, 512),
+}
 _PATIENCE = 300  # specs drawn before a recipe counts as having none that is wanted
 _COMMON = ("int4", "uint4", "int8", "uint8")  # the other codes are drawn less often
 _NUMERICS = (NumericsClass.EXACT, NumericsClass.EXACT, NumericsClass.BF16, NumericsClass.BF16, NumericsClass.TF32)
@@ -49,7 +56,8 @@ def draw_kernel(
         return None
     for _ in range(_PATIENCE):
         target = rng.choice(able)
-        spec = _spec(rng, wanted, most_k=1024 if target.sms else 2048)
+        _, most_n, most_k = _MOST[target.language]
+        spec = _spec(rng, wanted, most_n, most_k)
         if spec is None or refusal(recipe, spec.with_storage(target.storage), target) is not None:
             continue
         resolved = spec.with_storage(target.storage)
@@ -70,12 +78,12 @@ def draw_schedule(rng: random.Random, recipe: Recipe[Schedule], spec: Spec, targ
     return next(recipe.space.feasible(spec, target, shuffled), None)
 
 
-def _spec(rng: random.Random, wanted: Wanted, most_k: int) -> Spec | None:
+def _spec(rng: random.Random, wanted: Wanted, most_n: int, most_k: int) -> Spec | None:
     x = rng.choice(FLOATS)
     fmt = None if rng.random() < 0.05 else _format(rng)
     if wanted.formats and (fmt is None or not wanted.takes_format(fmt.name)):
         return None
-    n = rng.choice(EDGES)
+    n = rng.choice([edge for edge in EDGES if edge <= most_n])
     if fmt is None or fmt.group == CHANNEL:
         k = rng.choice((*EDGES, 250, 500))
     else:
@@ -114,7 +122,7 @@ def _epilogues(rng: random.Random) -> tuple[Epilogue, ...]:
 def draw_calls(rng: random.Random, kernel: KernelCase, count: int) -> Iterator[Call]:
     """Draw calls of a kernel: zero rows once in a while, one row, tiles and their neighbours, now and then many."""
     on_cpu = not kernel.target.sms
-    seed = rng.randrange(1 << 30)
+    seed, most = rng.randrange(1 << 30), _MOST[kernel.target.language][0]
     tiles = [
         value
         for field in dataclasses.fields(kernel.schedule)
@@ -129,7 +137,7 @@ def draw_calls(rng: random.Random, kernel: KernelCase, count: int) -> Iterator[C
         rows = rng.choice(MANY_ROWS if on_cpu and rng.random() < 0.04 else pool) if rng.random() > 0.01 else 0
         special = rng.random() < 0.15
         yield Call(
-            M=min(rows, max(MANY_ROWS)),
+            M=min(rows, most),
             values="normal" if rng.random() < 0.4 else rng.choice(VALUES),
             scales="normal" if rng.random() < 0.6 or kernel.spec.input("w").format is None else rng.choice(SCALE_KINDS),
             seed=seed + at,

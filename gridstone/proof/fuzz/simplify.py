@@ -41,9 +41,8 @@ def _calls(call: Call) -> Iterator[Call]:
         value = getattr(plain, field.name)
         if field.name not in _INDIFFERENT and getattr(call, field.name) != value:
             yield replace(call, **{field.name: value})
-    for kind in ("integers", "constant"):
-        if call.values not in ("integers", "constant"):
-            yield replace(call, values=kind)
+    if call.values not in ("normal", "integers"):
+        yield replace(call, values="integers")
     if call.scales not in ("normal", "powers"):
         yield replace(call, scales="powers")
     for name in ("nan", "inf"):

@@ -17,7 +17,7 @@ from gridstone.templates.registry import refusal
 LANGUAGES = tuple(Language)
 TEXT = (
     "gemm[x: f32(M,96), w: int4:g32@lane16(33,96)] + bias -> f32(M,33) | gemm.cpp.direct | "
-    "direct(dot=f32,m_r=2,n_r=1,m_chunk=12,prefetch=8192) | cpp:avx2 | "
+    "direct(dot=f32,m_r=4,n_r=2,m_chunk=96,prefetch=8192) | cpp:avx2 | "
     "M=17 values=huge seed=3 x_gap=5 transposed=true threads=2"
 )
 
@@ -83,7 +83,7 @@ def test_simpler_cases_come_to_an_end():
         (TEXT.replace("M=17", "M=1 M=2"), "M is given twice"),
         (TEXT.replace("transposed=true", "transposed=1"), "not true or false"),
         (TEXT.replace("gemm.cpp.direct", "gemm.cpp.indirect"), "gemm.cpp.direct"),
-        (TEXT.replace("m_r=2", "m_r=1000"), "m_r is one of"),
+        (TEXT.replace("m_r=4", "m_r=1000"), "m_r is one of"),
         (TEXT.replace("+ bias", "+ gello"), "did you mean gelu"),
         (TEXT.replace("cpp:avx2", "cpp:avx3"), "cpp:avx2"),
     ],
