@@ -11,7 +11,8 @@ from gridstone.ir.errors import MismatchError
 from gridstone.ir.spec import Spec
 from gridstone.ir.text import print_spec
 from gridstone.proof.compare import Verdict, compare
-from gridstone.proof.operands import Operands, draw_operands, to_values
+from gridstone.proof.draws import Draw
+from gridstone.proof.operands import Operands, to_values
 from gridstone.proof.poison import poisoned
 
 Candidate = Callable[..., torch.Tensor]
@@ -61,12 +62,17 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 def check(candidate: Candidate, spec: Spec, seeds: Iterable[int], kind: str = "normal") -> Checked:
     """Judge a candidate on fresh operands for every seed.
 
+    Args:
+        candidate, spec: As for `judge`.
+        seeds: Of the operands, one call each.
+        kind: One of `draws.KINDS`.
+
     Raises:
         MismatchError: An output is not the reference's within tolerance; names the seed.
     """
     cases, element, rms = 0, 0.0, 0.0
     for seed in seeds:
-        verdict = judge(candidate, spec, draw_operands(spec, seed, kind))
+        verdict = judge(candidate, spec, Draw(spec, seed, kind).operands())
         if not verdict.right:
             raise MismatchError(f"{print_spec(spec)} with seed {seed}: {verdict.problem}")
         cases, element, rms = cases + 1, max(element, verdict.worst_element), max(rms, verdict.worst_rms)

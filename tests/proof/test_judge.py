@@ -15,6 +15,7 @@ from gridstone.kernel_cache.host import host_target
 from gridstone.kernel_cache.make import make_kernel
 from gridstone.kernel_cache.toolchain_library import library_call
 from gridstone.lower.target import parse_target
+from gridstone.proof.draws import KINDS
 from gridstone.proof.judge import check, judge
 from gridstone.proof.operands import Operands, draw_operands, to_tensor
 from gridstone.templates.registry import recipes_for
@@ -58,6 +59,7 @@ def test_a_right_candidate_is_right():
     ("candidate", "message"),
     [
         (after(lambda t, y: beside(y, -1).fill_(0.0)), "1 elements before and 0 after the output were overwritten"),
+        (after(lambda t, y: beside(y, -1).fill_(float("nan"))), "1 elements before and 0 after"),
         (after(lambda t, y: beside(y, 9 * 40).fill_(0.0)), "0 elements before and 1 after the output were overwritten"),
         (after(lambda t, y: beside(y, 9 * 40 + 40).fill_(0.0)), "0 elements before and 1 after"),
         (after(lambda t, y: t[0][4, 5].add_(1.0)), "operand x was changed"),
@@ -87,6 +89,14 @@ def test_a_stale_output_is_caught():
     assert judge(stale, SPEC, draw_operands(SPEC, 21)).right
     with pytest.raises(MismatchError, match="with seed 22"):
         check(stale, SPEC, (21, 22, 23))
+
+
+def test_sums_that_climb_and_come_back_are_judged_too():
+    """Operands of every kind that `draws` makes: the right one passes, and one without a bias does not."""
+    for kind in KINDS:
+        assert check(right, SPEC, (31,), kind).worst_element <= 1.0
+        with pytest.raises(MismatchError, match="times its bound"):
+            check(after(lambda t, y: y.sub_(t[2])), SPEC, (31,), kind)
 
 
 def test_the_message_says_what_to_repeat():

@@ -51,8 +51,8 @@ class Call:
 
     Args:
         M: Rows of x.
-        values: One of `operands.DISTRIBUTIONS`: of activations and epilogue operands.
-        scales: Likewise, of a quantised weight's scales: `normal` or `powers`, `huge`, `tiny`.
+        values: One of `inputs.VALUES`: of activations and epilogue operands.
+        scales: One of `inputs.SCALES`: of a quantised weight.
         seed: Of all values.
         nan, inf: How many elements of the plain operands are NaN and infinite.
         x_gap, residual_gap, out_gap: Elements between the end of a row and the start of the next.

@@ -136,10 +136,16 @@ def draw_calls(rng: random.Random, kernel: KernelCase, count: int) -> Iterator[C
         pool = edges if edges and rng.random() < 0.3 else ROW_EDGES
         rows = rng.choice(MANY_ROWS if on_cpu and rng.random() < 0.04 else pool) if rng.random() > 0.01 else 0
         special = rng.random() < 0.15
+        values = "normal" if rng.random() < 0.4 else rng.choice(VALUES)
+        scales = "normal" if rng.random() < 0.6 else rng.choice(SCALE_KINDS)
+        if kernel.spec.input("w").format is None:
+            scales = "normal"
+        elif values == "hill":
+            scales = "positive"
         yield Call(
             M=min(rows, most),
-            values="normal" if rng.random() < 0.4 else rng.choice(VALUES),
-            scales="normal" if rng.random() < 0.6 or kernel.spec.input("w").format is None else rng.choice(SCALE_KINDS),
+            values=values,
+            scales=scales,
             seed=seed + at,
             nan=rng.randint(0, 2) if special else 0,
             inf=rng.randint(0, 2) if special and infinities else 0,

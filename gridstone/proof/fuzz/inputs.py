@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from gridstone.ir.dtype import DType, Values, round_to
@@ -20,10 +21,10 @@ from gridstone.ir.spec import Operand
 from gridstone.ir.storage import pack, storage
 from gridstone.proof.fuzz.case import Call, Case
 from gridstone.proof.operands import DISTRIBUTIONS, Operands, draw_quantized, draw_values, to_tensor
-from gridstone.proof.poison import GUARD
+from gridstone.proof.poison import GUARD, POISON
 
-VALUES = (*DISTRIBUTIONS, "vast", "denormal", "integers", "sparse", "constant")
-SCALES = ("normal", "powers", "huge", "tiny", "mixed", "signed")
+VALUES = (*DISTRIBUTIONS, "vast", "denormal", "integers", "sparse", "constant", "hill")
+SCALES = ("normal", "powers", "huge", "tiny", "mixed", "signed", "positive")
 SAME_WEIGHT = 8  # consecutive seeds share a weight: packing one takes longer than most calls
 _LARGEST_WEIGHT = 60000.0  # f16 ends at 65504, and a weight is decoded to the activations' dtype
 _ALIGNMENT = 64  # bytes: where torch's own allocations start, so that an offset is one from there
@@ -47,10 +48,10 @@ class Inputs:
 
     def damage(self) -> str:
         """Return what was written beside the output; empty when nothing was."""
-        beside = torch.ones(self.around.shape, dtype=torch.bool)
+        changed = (self.around.view(torch.uint8).view(self.around.numel(), -1) != POISON).any(dim=1)
         out = self.output
-        beside.as_strided(out.shape, out.stride(), out.storage_offset()).fill_(False)
-        hurt = torch.nonzero(beside & ~torch.isnan(self.around)).flatten()
+        changed.as_strided(out.shape, out.stride(), out.storage_offset()).fill_(False)
+        hurt = torch.nonzero(changed).flatten()
         if not hurt.numel():
             return ""
         return (
@@ -109,6 +110,10 @@ def _values(rng: np.random.Generator, dtype: DType, shape: tuple[int, ...], kind
             return rng.integers(-4, 5, shape).astype(np.float64)
         case "sparse":
             return round_to(dtype, rng.standard_normal(shape) * (rng.random(shape) < 0.1))
+        case "hill":  # with positive weights, partial sums climb over half of K and come back: short sums show
+            climb = np.abs(rng.standard_normal(shape))
+            climb[..., shape[-1] // 2 :] *= -1.0
+            return round_to(dtype, climb)
         case "constant":
             return np.full(shape, round_to(dtype, rng.standard_normal(1))[0])
         case _:
@@ -122,8 +127,17 @@ def _weight(operand: Operand, kind: str, seed: int) -> tuple[torch.Tensor, Value
     n, k = operand.type.static(0), operand.type.static(1)
     rng = np.random.default_rng((seed, 1))
     drawn = draw_quantized(rng, fmt, n, k)
-    parts = Quantized(drawn.codes, _scales(rng, fmt, drawn.scales, kind), drawn.zeros)
+    codes = _one_sided(fmt, drawn) if kind == "positive" else drawn.codes
+    parts = Quantized(codes, _scales(rng, fmt, drawn.scales, kind), drawn.zeros)
     return torch.from_numpy(pack(storage(operand.type.storage, fmt, n, k), parts)), dequantize(fmt, parts)
+
+
+def _one_sided(fmt: Format, drawn: Quantized) -> npt.NDArray[np.uint8]:
+    """Return codes of one sign: none below its zero point, or none above where there are more below."""
+    if drawn.zeros is not None:
+        return np.maximum(drawn.codes, np.repeat(drawn.zeros, drawn.codes.shape[1] // drawn.zeros.shape[1], axis=1))
+    away = np.minimum if 2 * fmt.code.bias > fmt.code.high - fmt.code.low else np.maximum
+    return away(drawn.codes, np.uint8(fmt.code.bias))
 
 
 def _scales(rng: np.random.Generator, fmt: Format, normal: Values, kind: str) -> Values:
@@ -184,7 +198,8 @@ def _output(case: Case) -> tuple[torch.Tensor, torch.Tensor]:
     spec, call = case.static, case.call
     rows, columns = spec.output.static(0), spec.output.static(1)
     stride = columns + call.out_gap
-    around = torch.full((2 * GUARD + call.out_offset + rows * stride,), float("nan"), dtype=_dtype(spec.output.dtype))
+    around = torch.empty(2 * GUARD + call.out_offset + rows * stride, dtype=_dtype(spec.output.dtype))
+    around.view(torch.uint8).fill_(POISON)
     return around, around.as_strided((rows, columns), (stride, 1), GUARD + call.out_offset)
 
 

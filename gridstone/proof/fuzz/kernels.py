@@ -28,6 +28,7 @@ from gridstone.proof.fuzz.simplify import simpler_cases
 from gridstone.proof.fuzz.subject import Event, Failed, Ran, Trying, Wanted
 from gridstone.proof.interpret import interpreted
 from gridstone.proof.operands import to_values
+from gridstone.proof.poison import POISON
 from gridstone.proof.program import program
 from gridstone.templates.emit import emit
 from gridstone.templates.source import Source
@@ -113,7 +114,7 @@ def problem(case: Case, candidate: Candidate, repeat: Candidate | None = None) -
         problem = inputs.damage() or _changed(inputs, before)
         got = to_values(inputs.output)
         if repeat is not None and not problem:
-            inputs.around.fill_(float("nan"))
+            inputs.around.view(torch.uint8).fill_(POISON)
             repeat(*inputs.operands.tensors, out=inputs.output)
             same = torch.equal(first, _bits(inputs.around))
             problem = "" if same else "a second call gives other bits"
