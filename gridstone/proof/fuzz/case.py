@@ -56,8 +56,8 @@ class Call:
         seed: Of all values.
         nan, inf: How many elements of the plain operands are NaN and infinite.
         x_gap, residual_gap, out_gap: Elements between the end of a row and the start of the next.
-        x_offset, residual_offset, bias_offset, w_offset, out_offset: Elements (of w: 16-byte units) between the start
-            of the memory and the operand's first element.
+        x_offset, residual_offset, bias_offset, w_offset, out_offset: Elements between the start of the memory and the
+            operand's first element; bytes of a packed weight.
         transposed: Whether x is a view with its last axis strided.
         threads: Of a C++ kernel.
         order: Seed of the order in which a GPU's blocks and threads come.

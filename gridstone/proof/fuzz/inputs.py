@@ -178,7 +178,8 @@ def _shifted(packed: torch.Tensor, offset: int) -> tuple[torch.Tensor, torch.Ten
 
 def _viewed(values: torch.Tensor, name: str, call: Call) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the memory and the view of it that holds the values, with the call's offset, gap and order of axes."""
-    offset = {"x": call.x_offset, "residual": call.residual_offset, "bias": call.bias_offset}[name]
+    offsets = {"x": call.x_offset, "w": call.w_offset, "residual": call.residual_offset, "bias": call.bias_offset}
+    offset = offsets[name]
     gap = {"x": call.x_gap, "residual": call.residual_gap}.get(name, 0)
     if values.dim() == 1:
         strides: tuple[int, ...] = (1,)

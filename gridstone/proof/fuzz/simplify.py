@@ -41,6 +41,8 @@ def _calls(call: Call) -> Iterator[Call]:
         value = getattr(plain, field.name)
         if field.name not in _INDIFFERENT and getattr(call, field.name) != value:
             yield replace(call, **{field.name: value})
+    if call.seed:
+        yield replace(call, seed=0)
     if call.values not in ("normal", "integers"):
         yield replace(call, values="integers")
     if call.scales not in ("normal", "powers"):

@@ -135,6 +135,12 @@ def test_every_kind_of_values_is_exact_and_the_reference_knows_it(dtype, scales)
         assert problem(case, library_call(case.static)) == "", (kind, scales)
 
 
+def test_a_plain_weight_is_drawn_too():
+    text = "gemm[x: f32(M,7), w: f32(5,7)] | gemm.library.torch | torch() | library:torch | M=3 w_offset=16"
+    case = parse_case(text)
+    assert problem(case, build(case.kernel).candidate(case)) == ""
+
+
 def test_nan_and_infinities_are_where_they_are_asked_for():
     inputs = draw_inputs(parse_case(DIRECT.replace("M=9", "M=9 nan=2 inf=1")))
     x = inputs.operands.values["x"]
