@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all lint format bench wheel clean help
+.PHONY: demo test test-all mutation mutation-generated lint format bench wheel clean help
 
 help:  ## What can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -29,6 +29,12 @@ test: $(READY)  ## The quick suite: no GPU, at most 10 minutes on 2 cores
 
 test-all: $(READY)  ## The quick suite and the long checks
 	$(BIN)/python -m pytest $(WORKERS) -m "not gpu"
+
+mutation: $(READY)  ## Plant some three hundred bugs, and see that the tests catch every one: a quarter of an hour on 2 cores
+	$(BIN)/python -m tests.mutation
+
+mutation-generated: $(READY)  ## Change the kernels at random, and see that the checks tell the wrong ones
+	$(BIN)/python -m tests.mutation.generated
 
 lint: $(READY)  ## Style, types, rooms
 	$(BIN)/ruff check .

@@ -40,6 +40,7 @@ class Captured:
         packed: Input that holds the codes, by Dynamo's node of a quantised weight.
         results: Names of the values that a node of Dynamo's gives, in the order of its flattened result.
         opaque: Why a node of Dynamo's is opaque.
+        dense: Names of the calls whose results' elements lie one after the other.
     """
 
     module: torch.fx.GraphModule
@@ -52,14 +53,23 @@ class Captured:
     packed: Mapping[torch.fx.Node, torch.fx.Node]
     results: Mapping[torch.fx.Node, tuple[str | None, ...]]
     opaque: Mapping[torch.fx.Node, str]
+    dense: frozenset[str]
+
+    def is_dense(self, root: str) -> bool:
+        """Whether the elements of a value lie one after the other."""
+        return root in self.dense
+
+    def passes(self, root: str) -> bool:
+        """Whether a gradient may pass back through a value."""
+        given = self.values.get(root)
+        return given is not None and example(given).requires_grad
 
     def lasts(self, operand: str, root: str) -> bool:
         """Whether a value is still what it is when gradients are computed that a fused call at `root` is a part of.
 
         An activation's gradient is computed from the operands of the layer, while an unfused one keeps the product.
         """
-        given = self.values.get(root)
-        if given is None or not example(given).requires_grad:
+        if not self.passes(root):
             return True
         memory = _memory(self.recorded[operand])
         later = itertools.islice(self.graph.nodes.values(), list(self.graph.nodes).index(root) + 1, None)
@@ -98,6 +108,7 @@ def capture(module: torch.fx.GraphModule) -> Captured:
             recorded = record(run, [inputs[at] for at in plain])
         finally:
             interpreter.leave_autocast()
+        dense = frozenset(node.name for node in recorded.graph.nodes if _is_dense(node.meta.get("val")))
     placeholders = [node for node in recorded.graph.nodes if node.op == "placeholder"]
     given = [node for node in module.graph.nodes if node.op == "placeholder"]
     values = {node.name: given[at] for node, at in zip(placeholders, plain, strict=True)}
@@ -112,7 +123,12 @@ def capture(module: torch.fx.GraphModule) -> Captured:
         packed_inputs(module.graph),
         interpreter.results,
         interpreter.opaque,
+        dense,
     )
+
+
+def _is_dense(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.is_contiguous()
 
 
 def _mode_of(module: torch.fx.GraphModule) -> FakeTensorMode:

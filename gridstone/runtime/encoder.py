@@ -58,12 +58,13 @@ def encoder_layer(
     def norm_2(x: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(x, (embed_dim,), norm_weight_2, norm_bias_2, eps)
 
+    # Added in place, as torch does: the sum lies in memory as the product does, not as x.
     if norm_first:
-        x = x + attend(norm_1(x))
-        x = x + feed(norm_2(x))
+        x = attend(norm_1(x)).add_(x)
+        x = feed(norm_2(x)).add_(x)
     else:
-        x = norm_1(x + attend(x))
-        x = norm_2(x + feed(x))
+        x = norm_1(attend(x).add_(x))
+        x = norm_2(feed(x).add_(x))
     return _unpadded(x, valid)
 
 

@@ -134,6 +134,8 @@ def linear(
         raise SpecError(f"unknown activation {activation!r}", remedy)
     if not isinstance(numerics, str):
         raise SpecError(f"numerics={numerics!r} is not the name of a class", "use exact or bf16")
+    if torch.is_autocast_enabled("cpu"):
+        x, bias, residual = _autocast(x), _autocast(bias), _autocast(residual)
     if not isinstance(w, QuantTensor):
         numerics_named(numerics)
         return _plain(x, w, bias, activation, residual)
@@ -141,8 +143,6 @@ def linear(
         what = "the transpose of a quantised matrix" if w.axes == TRANSPOSED else "a view of a quantised matrix"
         raise SpecError(f"the weight is {what}, {tuple(w.shape)}", "pass w.t()" if w.dim() == 2 else "pass the matrix")
     name = activation or ""
-    if torch.is_autocast_enabled("cpu"):
-        x, bias, residual = _autocast(x), _autocast(bias), _autocast(residual)
     if (
         torch.compiler.is_compiling()
         or not (_is_direct(x) and (bias is None or _is_direct(bias)) and (residual is None or _is_direct(residual)))
@@ -188,4 +188,7 @@ def _plain(
 ) -> torch.Tensor:
     y = F.linear(x, w, bias)
     y = y if activation is None else TORCH_ACTIVATIONS[activation](y)
-    return y if residual is None else y + residual
+    if residual is None:
+        return y
+    z = y + residual
+    return z.to(y.dtype) if z.is_floating_point() else z  # as with a packed weight: a wider residual widens nothing

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Protocol
 
 import torch
 
@@ -13,7 +14,22 @@ from gridstone.runtime.aten import MUTATES, record, to_graph
 from gridstone.runtime.patterns.linear import BASES, EPILOGUES, Pattern
 
 COMMUTATIVE = ("aten.add", "aten.mul")
-Lasts = Callable[[str, str], bool]
+
+
+class Facts(Protocol):
+    """What is known of the values of a captured program, beside their types."""
+
+    def is_dense(self, root: str) -> bool:
+        """Whether the elements of a value lie one after the other, as those of a kernel's result do."""
+        ...
+
+    def passes(self, root: str) -> bool:
+        """Whether a gradient may pass back through a value."""
+        ...
+
+    def lasts(self, operand: str, root: str) -> bool:
+        """Whether an operand still has its value when the gradient passes back through a fused call at `root`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +147,7 @@ def _unify_all(
     return state
 
 
-def linear_at(graph: Graph, root: str, taken: Set[str], lasts: Lasts) -> LinearMatch | None:
+def linear_at(graph: Graph, root: str, taken: Set[str], facts: Facts) -> LinearMatch | None:
     """Return the linear layer whose product is computed at a node, with the epilogues that are not taken yet."""
     for pattern in BASES:
         found = find(pattern, graph, root)
@@ -143,13 +159,13 @@ def linear_at(graph: Graph, root: str, taken: Set[str], lasts: Lasts) -> LinearM
         match = LinearMatch(
             root, found.nodes, found.inputs["x"], found.inputs["w"], bias, transposed=pattern.role == "transposed"
         )
-        return _with_epilogues(graph, match, taken, lasts)
+        return _with_epilogues(graph, match, taken, facts)
     return None
 
 
-def _with_epilogues(graph: Graph, match: LinearMatch, taken: Set[str], lasts: Lasts) -> LinearMatch:
+def _with_epilogues(graph: Graph, match: LinearMatch, taken: Set[str], facts: Facts) -> LinearMatch:
     while True:
-        longer = _next_epilogue(graph, match, lasts)
+        longer = _next_epilogue(graph, match, facts)
         if longer is None or longer.nodes & taken or _mutates_between(graph, match.root, longer.root):
             return match
         match = longer
@@ -161,7 +177,7 @@ def _mutates_between(graph: Graph, first: str, last: str) -> bool:
     return any(graph[name].target.endswith(("_", MUTATES)) for name in names[names.index(first) : names.index(last)])
 
 
-def _next_epilogue(graph: Graph, match: LinearMatch, lasts: Lasts) -> LinearMatch | None:
+def _next_epilogue(graph: Graph, match: LinearMatch, facts: Facts) -> LinearMatch | None:
     """Return the match extended by one epilogue, in the order bias, activation, residual."""
     if match.residual is not None:
         return None
@@ -186,8 +202,12 @@ def _next_epilogue(graph: Graph, match: LinearMatch, lasts: Lasts) -> LinearMatc
                 residual = found.inputs["residual"]
                 if residual == match.root or not _same_type(graph[residual], graph[match.root]):
                     continue
+                if not facts.is_dense(root):
+                    continue
                 return replace(grown, residual=residual)
-            if all(lasts(operand, root) for operand in (match.x, match.bias) if operand):
+            if pattern.kink and facts.passes(root):
+                continue
+            if all(facts.lasts(operand, root) for operand in (match.x, match.bias) if operand):
                 return replace(grown, activation=pattern.role)
     return None
 
@@ -212,20 +232,20 @@ def _same_type(a: Node, b: Node) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype
 
 
-def linear_matches(graph: Graph, lasts: Lasts) -> list[LinearMatch]:
+def linear_matches(graph: Graph, facts: Facts) -> list[LinearMatch]:
     """Return every linear layer of a graph, in order; no node is covered twice.
 
     Args:
         graph: A captured program.
-        lasts: Whether an operand (first) still has its value when gradients are computed, where there are any, of an
-            activation (second). Where it has not, the activation is not fused.
+        facts: What is known of it. An activation is not fused where its gradient would be another one, nor a residual
+            where the sum lies in memory as that does.
     """
     covered: set[str] = set()
     matches: list[LinearMatch] = []
     for name in graph.nodes:
         if name in covered:
             continue
-        match = linear_at(graph, name, covered, lasts)
+        match = linear_at(graph, name, covered, facts)
         if match is not None and not match.nodes & covered:
             covered |= match.nodes
             matches.append(match)

@@ -50,14 +50,23 @@ def _linear(x: torch.Tensor, packed: torch.Tensor, bias: Maybe, residual: Maybe,
     return torch.ops.aten._unsafe_view.default(y, y.shape) if y._is_view() else y
 
 
-def _columns(key: str) -> int:
-    return parse_key(key).weight.static(0)
-
-
 def _linear_fake(x: torch.Tensor, packed: torch.Tensor, bias: Maybe, residual: Maybe, key: str) -> torch.Tensor:
     if x.device != packed.device:  # otherwise an x on meta would go through as if nothing were wrong
         raise SpecError(f"x is on {x.device}, the weight on {packed.device}", "move both to one device")
-    return x.new_empty((*x.shape[:-1], _columns(key)))
+    weight = parse_key(key).weight
+    return _fake_layer(x, weight.static(0), weight.static(1), bias, residual)
+
+
+def _fake_layer(x: torch.Tensor, n: int, k: int, bias: Maybe, residual: Maybe) -> torch.Tensor:
+    """Refuse what a kernel would: a compiler drops a call whose result nobody reads, and its error with it."""
+    if x.dim() == 0 or x.shape[-1] != k:
+        raise SpecError(f"x of shape {tuple(x.shape)} does not fit a weight with K={k}", "check the last extent")
+    shape = (*x.shape[:-1], n)
+    for role, operand, want in (("bias", bias, (n,)), ("residual", residual, shape)):
+        if operand is not None and operand.shape != want:
+            remedy = "expand or move it first"
+            raise SpecError(f"{role} of shape {tuple(operand.shape)} is not the output's {tuple(want)}", remedy)
+    return x.new_empty(shape)
 
 
 def _linear_grad(grad: torch.Tensor, packed: torch.Tensor, key: str) -> torch.Tensor:
@@ -75,14 +84,14 @@ def _dequantize(packed: torch.Tensor, key: str, transposed: bool, dtype: str) ->
     weight = parse_key(f"{key}||exact").weight
     assert weight.format is not None
     place = storage(weight.storage, weight.format, weight.static(0), weight.static(1))
-    decoded = decode_storage(place, packed, getattr(torch, dtype.removeprefix("torch.")))
-    return decoded.t().contiguous() if transposed else decoded.contiguous()
+    decoded = decode_storage(place, packed, getattr(torch, dtype.removeprefix("torch."))).contiguous()
+    return decoded.t() if transposed else decoded
 
 
 def _dequantize_fake(packed: torch.Tensor, key: str, transposed: bool, dtype: str) -> torch.Tensor:
     weight = parse_key(f"{key}||exact").weight
-    n, k = weight.static(0), weight.static(1)
-    return packed.new_empty((k, n) if transposed else (n, k), dtype=getattr(torch, dtype.removeprefix("torch.")))
+    decoded = packed.new_empty((weight.static(0), weight.static(1)), dtype=getattr(torch, dtype.removeprefix("torch.")))
+    return decoded.t() if transposed else decoded
 
 
 def activation_grad(name: str, z: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
@@ -150,7 +159,7 @@ def _qlinear(
 def _qlinear_fake(
     x: torch.Tensor, w: torch.Tensor, bias: Maybe, residual: Maybe, activation: str, numerics: str
 ) -> torch.Tensor:
-    return x.new_empty((*x.shape[:-1], w.shape[0]))
+    return _fake_layer(x, w.shape[0], w.shape[1], bias, residual)
 
 
 def _qlinear_setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:

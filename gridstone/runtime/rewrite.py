@@ -154,7 +154,7 @@ def plan(module: torch.fx.GraphModule, policy: Policy) -> Plan:
 
 def _matches(module: torch.fx.GraphModule) -> tuple[Captured, list[LinearMatch]]:
     captured = capture(module)
-    return captured, [*linear_matches(captured.graph, captured.lasts), *explicit_matches(captured.graph)]
+    return captured, [*linear_matches(captured.graph, captured), *explicit_matches(captured.graph)]
 
 
 def _callers(captured: Captured) -> tuple[torch.fx.Node, ...]:

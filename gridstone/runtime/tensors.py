@@ -146,6 +146,7 @@ class QuantTensor(torch.Tensor):
         True
         """
         decoded = decode_storage(self.place, self.packed, check_dtype(self.dtype if dtype is None else dtype))
+        decoded = decoded.contiguous()  # rows may come padded
         decoded = decoded.t() if self.transposed else decoded
         for at, axis in enumerate(self.axes):
             decoded = decoded.unsqueeze(at) if axis >= 0 else decoded

@@ -91,8 +91,8 @@ def test_an_infeasible_schedule_is_refused_by_name(change, told):
 @pytest.mark.parametrize(
     ("x", "n", "k", "weight"),
     one_in(4, [
-        ("f16", 1, 16, "int4:g16"), ("f16", 15, 48, "uint8:g16"), ("bf16", 16, 64, "int4:g16"),
-        ("f32", 17, 77, "uint4:channel"), ("bf16", 33, 96, "int8:g32"), ("bf16", 64, 130, "int4:channel:f32"),
+        ("f32", 17, 77, "uint4:channel"), ("f16", 15, 48, "uint8:g16"), ("bf16", 16, 64, "int4:g16"),
+        ("f16", 1, 16, "int4:g16"), ("bf16", 64, 130, "int4:channel:f32"), ("bf16", 33, 96, "int8:g32"),
         ("f16", 65, 1, "uint8:channel"), ("f32", 130, 320, "uint4:g64:zero"),
         ("bf16", 8, 384, "int8:g128:zero"), ("f16", 72, 1280, "int4:g256"),
         ("f32", 257, 24, "int8:channel:bf16:zero"),

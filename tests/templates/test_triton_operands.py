@@ -8,7 +8,7 @@ import torch
 from gridstone.kernel_cache.toolchain_triton import TritonToolchain
 from gridstone.proof.interpret import interpreted
 from gridstone.proof.operands import draw_operands
-from tests.templates.triton_kernels import LARGE, SMALL, Case, assert_right, source_of
+from tests.templates.triton_kernels import LARGE, SMALL, Case, assert_right, outputs, source_of
 
 pytestmark = pytest.mark.skipif(TritonToolchain().missing() is not None, reason="no Triton")
 
@@ -35,10 +35,14 @@ def test_blocks_that_are_no_multiple_of_a_group():
     assert_right(Case(text, 170, LARGE, "large(block_m=32,block_n=64,block_k=64,group_m=4)"))
 
 
-@pytest.mark.parametrize("activation", ["relu", "silu", "gelu", "gelu_tanh", "scale(0.37)"])
-def test_activations_are_their_own(activation):
-    """In float32, where the two kinds of gelu lie apart by more than rounding."""
-    assert_right(Case(f"gemm[x: f32(M,64), w: int8:g64:f32(24,64)] + {activation}", 9, schedule="small(k_splits=1)"))
+@pytest.mark.parametrize(("recipe", "schedule"), [(SMALL, "small(block_k=128)"), (LARGE, "large(block_k=128)")])
+def test_a_step_that_is_not_whole(recipe, schedule):
+    """K is two steps and a half."""
+    assert_right(Case("gemm[x: f16(M,320), w: int4:g32(70,320)]", 20, recipe, schedule))
+
+
+def test_factors_are_what_they_are():
+    assert_right(Case("gemm[x: f32(M,64), w: int8:g64:f32(24,64)] + scale(0.37)", 9, schedule="small(k_splits=1)"))
 
 
 def test_what_is_not_finite_stays_in_its_row():
@@ -57,6 +61,10 @@ def test_what_is_not_finite_stays_in_its_row():
     assert got[4].isinf().any()
 
 
-def test_tf32_rounds_x():
-    """To nearest: tensor cores that are given more bits cut them off, which errs twice as far, and to one side."""
-    assert_right(Case("gemm[x: f32(M,512), w: uint8:channel:f32(65,512)]; tf32", 16, schedule="small(k_splits=1)"))
+def test_ordered_sums_are_the_same_bits_in_any_order_of_programs():
+    """In float32, which an output of 16 bits would hide."""
+    text = "gemm[x: f16(M,576), w: int4:g64:zero(40,576)] -> f32(M,40)"
+    for ordered in (True, False):
+        plain = f"small(block_m=8,block_n=32,block_k=64,k_splits=4,ordered={str(ordered).lower()})"
+        first, *others = outputs(Case(text, 9, SMALL, plain), (2, 3, 4))
+        assert all(torch.equal(first, other) for other in others) == ordered

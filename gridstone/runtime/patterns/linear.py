@@ -20,11 +20,13 @@ class Pattern:
         role: For a base pattern `linear` or `transposed`; for an epilogue `bias`, `residual` or an activation's name.
         function: Plain PyTorch.
         inputs: Role and example shape of each argument.
+        kink: Whether its gradient is not the activation's at a kink: `clamp` passes it on at the limit itself.
     """
 
     role: str
     function: Callable[..., torch.Tensor]
     inputs: tuple[tuple[str, tuple[int, ...]], ...]
+    kink: bool = False
 
 
 _XW = (("x", X), ("w", W))
@@ -47,7 +49,7 @@ _Y = (("y", Y),)
 EPILOGUES = (
     Pattern("bias", lambda y, bias: y + bias, (*_Y, ("bias", BIAS))),
     Pattern("relu", lambda y: F.relu(y), _Y),
-    Pattern("relu", lambda y: y.clamp(min=0), _Y),
+    Pattern("relu", lambda y: y.clamp(min=0), _Y, kink=True),
     Pattern("silu", lambda y: F.silu(y), _Y),
     Pattern("silu", lambda y: y * torch.sigmoid(y), _Y),
     Pattern("gelu", lambda y: F.gelu(y), _Y),
