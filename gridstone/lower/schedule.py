@@ -87,7 +87,7 @@ class SearchSpace(Generic[S]):
         Args:
             spec, target: What for.
             order: Puts the values of a field in order, each time anew; as they stand when omitted. With a shuffle, the
-                first schedule is a random one (though not uniformly drawn: values with few continuations are as likely).
+                first schedule is a random one, though not drawn uniformly: values with few continuations are as likely.
         """
         start = self.default(spec, target)
         fixed = [c for c in self.require if not set(c.reads) & {f.field for f in self.fields}]

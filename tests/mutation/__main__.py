@@ -26,7 +26,7 @@ def main() -> int:
     asked = parser.parse_args()
     bugs = [bug for bug in PLANTED if not asked.only or any(fnmatch.fnmatchcase(bug.name, one) for one in asked.only)]
     for bug in (bug for bug in bugs if not fits_here(bug)):
-        print(f"left out: {bug.name} needs {bug.needs}, which does not run here", file=sys.stderr)
+        print(f"left out: {bug.name} needs {bug.needs or 'Triton'}, which does not run here", file=sys.stderr)
     bugs = [bug for bug in bugs if fits_here(bug)]
     if asked.list or not bugs:
         print("\n".join(f"{bug.language:6}  {bug.klass}: {bug.name}" for bug in bugs) or "no bug has such a name")

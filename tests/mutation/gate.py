@@ -139,10 +139,10 @@ def run_gate(bugs: Sequence[Planted], folder: Path, options: Options, say: Say, 
         control, warm = copy_tree(root, folder / "control"), folder / "warm"
         variants = _control(bugs, control, warm, folder, options, running, say)
         say(f"control: nothing objects to the tree as it is; {clock(time.monotonic() - start)}")
-        fuzz = options.fuzz and can_fuzz(control, running)
+        fuzz, begun = options.fuzz and can_fuzz(control, running), time.monotonic()
         for trial in _trials(bugs, control, warm, folder, options, running, fuzz):
             trials[trial.planted.name] = trial
-            say(_line(trial, len(trials), len(bugs), time.monotonic() - start))
+            say(_line(trial, len(trials), len(bugs), time.monotonic() - begun))
         _confirm_fuzz(trials, control, warm, folder, options, running)
     except KeyboardInterrupt:
         running.stop()
@@ -155,7 +155,7 @@ def _line(trial: Trial, done: int, count: int, seconds: float) -> str:
     left = seconds / done * (count - done)
     bug, seen = trial.planted, trial.seen
     what = seen.by if seen.result is Result.CAUGHT else f"{seen.by} {seen.why}".strip()
-    head = f"[{done:3}/{count} {clock(seconds)}, {clock(left)} left] {seen.result.value:8} {bug.language:6}"
+    head = f"[{done:3}/{count}, {clock(left)} left] {seen.result.value:8} {bug.language:6}"
     return f"{head} {bug.name}: {' '.join(what.split())} ({trial.seconds:.1f} s)"
 
 

@@ -29,8 +29,8 @@ PLANTED: tuple[Planted, ...] = (
 ALL = ("cpp", "triton", "cuda", "python")
 KERNELS = ("cpp", "triton", "cuda")
 # Kind of mistake -> where it is planted. What is left out is not there to be got wrong, or not seen without a GPU: C++
-# has no pipeline of stages and no scratch that outlives a call; barriers and waits of Triton are its compiler's, and the
-# interpreter runs programs one after the other.
+# has no pipeline of stages and no scratch that outlives a call; barriers and waits of Triton are its compiler's, and
+# its interpreter runs programs one after the other.
 PROMISED: dict[str, tuple[str, ...]] = {
     "32-bit offset": KERNELS,
     "NaN and infinity": ALL,
@@ -91,6 +91,13 @@ def _runs_here(target: str) -> bool:
     return runs_here(parse_target(target))
 
 
+@functools.cache
+def _has_triton() -> bool:
+    from gridstone.kernel_cache.toolchain_triton import TritonToolchain
+
+    return TritonToolchain().missing() is None
+
+
 def fits_here(bug: Planted) -> bool:
     """Whether this machine runs what a bug is in."""
-    return not bug.needs or _runs_here(bug.needs)
+    return (not bug.needs or _runs_here(bug.needs)) and (bug.language != "triton" or _has_triton())

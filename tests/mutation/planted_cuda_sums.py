@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutation.cuda_recipes import ANY, LIB, MAINS, OF, PROBLEM, REDUCE, STAGES, SUMS, of_each
+from tests.mutation.cuda_recipes import ANY, LIB, MAINS, PROBLEM, REDUCE, STAGES, SUMS, of_each
 from tests.mutation.plant import Planted
 
 EPILOGUES = "tests/templates/test_epilogue_values.py::test_"

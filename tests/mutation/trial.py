@@ -34,7 +34,7 @@ _NO_PROGRAM = re.compile(
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT, signal.SIGILL)
 _PYTEST = (
     "-m", "pytest", "-q", "--no-header", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist",
-    "-p", "tests.mutation.witness", "--hypothesis-seed=1",
+    "-p", "tests.mutation.witness",
 )  # fmt: skip
 
 
@@ -126,13 +126,20 @@ def run_tests(
     tree: Path, tests: Iterable[str], scratch: Path, warm: Path | None, running: Running, seconds: float, *, whole: bool
 ) -> Seen:
     """Run tests in a tree; `whole`: also those behind the first that objects."""
-    report = scratch / "witness"
+    report, asked = scratch / "witness", list(tests)
     report.unlink(missing_ok=True)
-    lent = ["--warm", str(warm)] if warm else []
-    words = [*_PYTEST, *([] if whole else ["-x"]), f"--basetemp={scratch / 'pytest'}", "--witness", str(report), *lent]
-    status, said = running.run([sys.executable, *words, *tests], tree, seconds)
+    options = [f"--basetemp={scratch / 'pytest'}", "--witness", str(report), *([] if whole else ["-x"])]
+    options += ["--warm", str(warm)] if warm else []
+    options += ["--hypothesis-seed=1"] if _draws(tree, asked) else ["-p", "no:hypothesispytest"]
+    status, said = running.run([sys.executable, *_PYTEST, *options, *asked], tree, seconds)
     lines = report.read_text().splitlines() if report.exists() else []
     return _judged(status, said, [json.loads(line) for line in lines])
+
+
+def _draws(tree: Path, tests: Iterable[str]) -> bool:
+    """Whether tests draw their cases by Hypothesis, whose plugin takes a second to load."""
+    files = {tree / test.partition("::")[0] for test in tests}
+    return any("hypothesis" in file.read_text() for file in files if file.is_file())
 
 
 def _judged(status: int | None, said: str, events: list[dict[str, object]]) -> Seen:

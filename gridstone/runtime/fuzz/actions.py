@@ -29,7 +29,7 @@ def give_tensor(draft: Draft, shape: tuple[Extent, ...], kind: str, grad: bool =
         "normal" if backward and values in ("nan", "inf") else values,
         grad and draft.chance(0.85 if backward else 0.05),
     )
-    return draft.give(lambda name: replace(plain, name=name))
+    return draft.give(plain)
 
 
 def kind_of(draft: Draft, name: str) -> str:
@@ -61,7 +61,7 @@ def give_weight(draft: Draft, n: int, k: int, kind: str) -> str:
         return give_tensor(draft, (n, k), kind)
     fmt = parse_format(draft.one_of(*draft.formats))
     fmt = fmt if fmt.group > 0 and k % fmt.group == 0 else replace(fmt, group=-1)
-    return draft.give(lambda name: Packed(name, str(fmt), (n, k), kind))
+    return draft.give(Packed("", str(fmt), (n, k), kind))
 
 
 def product(draft: Draft) -> None:
@@ -254,7 +254,7 @@ def call_net(draft: Draft) -> None:
     if name == "encoder" and "autocast" in (draft.mode, draft.program.call.mode):
         return  # autocast does not reach a quantised one: it computes, and gives, float32
     if name == "head":
-        x = draft.give(lambda name: Plain(name, "i64", draft.one_of((ROWS,), (2, ROWS), (3,))))
+        x = draft.give(Plain("", "i64", draft.one_of((ROWS,), (2, ROWS), (3,))))
     hidden, out, heads = draft.one_of(32, 64), draft.one_of(*OUTPUTS), draft.one_of(1, 2, 4)
     sizes = {
         "mlp": (width, hidden, out), "residual": (width, hidden), "twice": (width,), "head": (16, width),
@@ -265,7 +265,7 @@ def call_net(draft: Draft) -> None:
     if not fmt.zero and (fmt.code.low == 0 or fmt.code.high == 0):
         return  # its weights have both signs
     words = tuple(word for word in NETS[name].words if draft.chance(0.3))
-    net = draft.give(lambda new: Net(new, name, sizes, str(fmt), kind, words))
+    net = draft.give(Net("", name, sizes, str(fmt), kind, words))
     draft.add("attend" if name == "attention" else "call", net, x, results=2 if name == "attention" else 1)
 
 
@@ -279,7 +279,7 @@ def switch(draft: Draft) -> None:
 def give_again(draft: Draft) -> None:
     """A tensor is given twice, by two names."""
     names = [one.name for one in draft.program.given if isinstance(one, Plain) and one.dtype != "i64"]
-    draft.give(lambda name: Same(name, draft.one_of(*names)))
+    draft.give(Same("", draft.one_of(*names)))
 
 
 _WEIGHTED: tuple[tuple[int, Callable[[Draft], None]], ...] = (

@@ -41,15 +41,15 @@ class Draft:
         """Return one of several things; one that is repeated more often."""
         return choices[int(self.rng.integers(len(choices)))]
 
-    def give(self, make: Callable[[str], Given]) -> str:
-        """Add something to what the program is given, and return its name."""
-        given = make(f"{'x' if isinstance(make('x'), (Plain, Same)) else 'w'}{len(self.program.given)}")
-        self.program = replace(self.program, given=(*self.program.given, given))
-        if isinstance(given, (Plain, Same)):
-            self.values[given.name] = make_tensors(self.program, 0)[given.name]
+    def give(self, one: Given) -> str:
+        """Add something to what the program is given, under a name of its own, which is returned."""
+        name = f"{'x' if isinstance(one, (Plain, Same)) else 'w'}{len(self.program.given)}"
+        self.program = replace(self.program, given=(*self.program.given, replace(one, name=name)))
+        if isinstance(one, (Plain, Same)):
+            self.values[name] = make_tensors(self.program, 0)[name]
         else:
-            self.values |= decoded(make_weights(self.program, given.name))
-        return given.name
+            self.values |= decoded(make_weights(self.program, name))
+        return name
 
     def add(self, op: str, *arguments: object, results: int = 1) -> tuple[str, ...]:
         """Add an instruction and return the names of its results; none when it raises."""

@@ -179,8 +179,8 @@ def lose_the_dtype(monkeypatch):
 
 
 LONG = (
-    f"x: f32(M,32); {W}; r: f32(M,32) turned | a = linear x w; c = gelu a; d = plus c r; e = softmax d -1 | e a "
-    "| M=3,5 held=true"
+    "x: f32(M,16); w: int4:channel(16,16) f32; r: f32(M,16) | a = linear x w; c = gelu a; d = plus c r; "
+    "e = softmax d -1 | e a | M=2"
 )
 FAULTS = {
     drop_the_residual: f"x: f32(M,32); {W}; r: f32(M,32) | a = linear x w; c = plus a r | c | M=3",
