@@ -91,7 +91,8 @@ def fault(cubin: bytes, entry: str) -> str:
         return f"is for machine {machine} and not for CUDA"
     if elf_bytes(cubin) > len(cubin):
         return f"is cut off: {len(cubin)} of {elf_bytes(cubin)} bytes"
-    if b".text." + entry.encode() + b"\0" not in cubin:
+    # A name that is not ASCII, half a surrogate pair among them, is no function's: CUDA has no other names.
+    if not entry.isascii() or b".text." + entry.encode() + b"\0" not in cubin:
         return f"has no kernel {entry!r}"
     return ""
 

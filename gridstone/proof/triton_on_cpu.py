@@ -4,7 +4,8 @@ It is started with TRITON_INTERPRET set, since Triton reads that once, on import
 that it computes what a GPU would:
 
 - products of bfloat16 are widened to float32 first (it multiplies the raw bits);
-- casts to bfloat16 round to nearest even (it cuts float32 off, and takes an integer's value for bits);
+- casts to bfloat16 round to nearest even (it cuts float32 off, and takes an integer's value for bits), and casts from it
+  keep subnormal numbers (it makes others of them);
 - every access is held against the buffer that its pointer was made from: one outside of it, even if another buffer lies
   there, or a store to one that is only read, is an error (it would read or write whatever lies there). Pointers carry
   the number of their buffer in bits that no address has;
@@ -125,11 +126,13 @@ def mend() -> None:
 
     def cast_impl(self: Any, source: Any, to: Any) -> Any:
         before, after = source.dtype.scalar, to.scalar
-        if before == tl.bfloat16 and after not in (tl.float32, tl.bfloat16):
-            source = cast(self, source, tl.float32)
-        if after != tl.bfloat16 or before == tl.bfloat16:
-            return cast(self, source, to)
-        return handle(to_bf16(source.data.astype(np.float32)), tl.bfloat16)
+        if before == after == tl.bfloat16:
+            return source
+        if before == tl.bfloat16:
+            source, before = handle(widened(source), tl.float32), tl.float32
+        if after == tl.bfloat16:
+            return handle(to_bf16(source.data.astype(np.float32)), tl.bfloat16)
+        return source if before == after else cast(self, source, to)
 
     def create_masked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
         return load(self, GUARD.checked("a load", pointers, mask.data, False), mask, *rest)

@@ -69,6 +69,27 @@ def test_casts_to_bfloat16_round_to_nearest_even():
 
 
 @needs_triton
+def test_casts_from_bfloat16_keep_every_value():
+    """The interpreter makes others of subnormal numbers."""
+    every = np.arange(1 << 16, dtype=np.uint16)
+    body = (
+        "i = tl.program_id(0) * 1024 + tl.arange(0, 1024)\n"
+        "v = tl.load(x + i)\n"
+        "tl.store(y + i, v.to(tl.float32))\n"
+        "tl.store(h + i, v.to(tl.float16))\n"
+        "tl.store(z + i, v.to(tl.float32).to(tl.bfloat16))"
+    )
+    arrays = {"x": every, "y": np.zeros(1 << 16, np.float32), "h": np.zeros(1 << 16, np.float16), "z": every * 0}
+    problem, left = run(body, arrays, writable=("y", "h", "z"), grid=(64, 1, 1))
+    assert problem == ""
+    want = decode(bf16, every).astype(np.float32)
+    np.testing.assert_array_equal(left["y"], want)
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(left["h"], want.astype(np.float16))
+    np.testing.assert_array_equal(decode(bf16, left["z"]), decode(bf16, every))
+
+
+@needs_triton
 def test_products_of_bfloat16_are_those_of_its_values():
     """The interpreter multiplies the raw bits."""
     rng = np.random.default_rng(4)
