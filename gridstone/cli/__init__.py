@@ -20,6 +20,7 @@ from gridstone.cli.doctor import doctor
 from gridstone.cli.emit import emit
 from gridstone.cli.explain import explain
 from gridstone.cli.fuzz import fuzz
+from gridstone.cli.replay import replay
 from gridstone.cli.tune import tune
 from gridstone.ir.errors import GridstoneError
 
@@ -35,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # specs are full of brackets, which markup would swallow
     pretty_exceptions_enable=False,
 )
-for command in (demo, doctor, emit, explain, tune, bench, fuzz):
+for command in (demo, doctor, emit, explain, tune, bench, fuzz, replay):
     app.command()(command)
 app.add_typer(cache, name="cache")
 

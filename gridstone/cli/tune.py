@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -15,10 +15,10 @@ from gridstone.lower.bucket import BUCKETS, bucket
 
 if TYPE_CHECKING:
     from gridstone.ir.spec import Spec
-    from gridstone.runtime.tune import Tuning
+    from gridstone.runtime.tune import Sampling, Tuning
     from gridstone.tuner.outcome import Tuned
 
-SAMPLERS = ("tpe", "random")
+SAMPLERS = ("gp", "lfbo", "tpe", "evolution", "random", "grid")
 INTERRUPTED = 130
 NOT_MEASURED = (
     "Not measured: the budget was spent before this problem was reached. Calls run its default schedule, nothing is "
@@ -32,7 +32,7 @@ def tune(
     target: TargetName = "auto",
     budget: Budget = "60s",
     threads: Threads = 0,
-    sampler: Annotated[str, typer.Option("--sampler", help="tpe or random.")] = "tpe",
+    sampler: Annotated[str, typer.Option("--sampler", help="gp, lfbo, tpe, evolution, random, grid.")] = "gp",
     again: Annotated[bool, typer.Option("--again", help="Search although a record knows the answer.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -51,7 +51,7 @@ def tune(
     with tuning_progress() as progress:
         jobs = tuning.run_tunings(
             problems, targets, seconds=seconds, threads=threads or None,
-            sampler="tpe" if sampler == "tpe" else "random", again=again, progress=progress,
+            sampler=cast("Sampling", sampler), again=again, progress=progress,
         )  # fmt: skip
         try:
             found.extend(jobs)

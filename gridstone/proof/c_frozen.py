@@ -2,7 +2,7 @@
 
 Types, attributes, directives and inline assembly: a change is another language, not another kernel. Prefetches, with
 the loops that only count them, the functions that do nothing else and the constants that nothing else reads: they have
-no effect on any value, by construction.
+no effect on any value, by construction. Nor have, on a CPU, the numbers that divide the work.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ _GROUPS = frozenset({
 })  # fmt: skip
 _HEADS = frozenset({"if", "for", "while"})
 BARRIERS = ("omp barrier",)
+# Of C++ texts, how the work is divided: other numbers are other schedules, which compute the same by design. On a GPU
+# the launch depends on such numbers.
+SCHEDULED = frozenset({"M_R", "N_R", "M_CHUNK", "K_SPLITS", "VECTORS", "SUMS"})
 
 
 def frozen(code: Code) -> frozenset[int]:
@@ -32,6 +35,15 @@ def frozen(code: Code) -> frozenset[int]:
         idle = named
     found |= wasted
     return frozenset(found | set(_unread(code, found)))
+
+
+def scheduled(code: Code) -> frozenset[int]:
+    """Return the positions of the tokens that declare what the schedule chose."""
+    found: set[int] = set()
+    for at, token in enumerate(code.tokens):
+        if token.text == "constexpr" and SCHEDULED.intersection(code.word(at + i) for i in (2, 3)):
+            found.update(range(at, statement_end(code, at) + 1))
+    return frozenset(found)
 
 
 def _fixed(code: Code) -> Iterator[int]:

@@ -12,7 +12,7 @@ from gridstone.ir.errors import MismatchError
 from gridstone.ir.format import Quantized
 from gridstone.ir.spec import Spec
 from gridstone.ir.storage import pack, storage
-from gridstone.proof.execute import Argument, Buffer, Fault, Probe, Shape, execute
+from gridstone.proof.execute import Argument, Buffer, Fault, Probe, Shape, Traffic, execute
 from gridstone.proof.operands import draw_operands, to_tensor
 from gridstone.proof.program import Program, program
 from gridstone.templates.source import ParamKind, Source
@@ -43,6 +43,7 @@ def emulated(
     report: Report = refuse,
     probe: tuple[Probe, int] = (Probe.NONE, 0),
     built: Program | None = None,
+    count: Callable[[Traffic], None] | None = None,
 ) -> Callable[..., torch.Tensor]:
     """Return `call(*tensors, out)` that executes a CUDA kernel on this CPU.
 
@@ -53,6 +54,7 @@ def emulated(
         report: Given the faults of each call; by default they are refused.
         probe: As in `execute`.
         built: The program, when it has been built already.
+        count: Told each call's traffic.
 
     Raises:
         MismatchError: From the call, when the execution shows faults.
@@ -90,7 +92,7 @@ def emulated(
                 case _:
                     arguments.append(0)
         shape = Shape((grid.blocks_n, blocks_m, grid.k_splits), (grid.threads, 1, 1), grid.shared_bytes)
-        faults = execute(kernel, shape, arguments, seed, probe)
+        faults = execute(kernel, shape, arguments, seed, probe, count)
         if not faults and (tickets.any() or (not ordered and parts.any())):
             faults = (Fault("scratch", "tickets or sums are not left zero for the next launch", "", ""),)
         report(faults)

@@ -14,7 +14,7 @@ import re
 import struct
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -101,6 +101,10 @@ class Fault:
         return "\n".join(lines)
 
 
+Traffic = Mapping[str, tuple[int, int]]
+"""By buffer: how often a kernel reads or writes there, a vector at once being one access, and the bytes of these."""
+
+
 class _Allocation(ctypes.Structure):
     _fields_ = (
         ("name", ctypes.c_char_p),
@@ -128,6 +132,7 @@ class _Launch(ctypes.Structure):  # as in cuda_on_cpu/launch.h
         ("extents", ctypes.POINTER(_Extent)),
         ("extent_count", ctypes.c_uint),
         ("arguments", ctypes.POINTER(ctypes.c_void_p)),
+        ("traffic", ctypes.POINTER(ctypes.c_ulonglong)),
     )
 
 
@@ -137,6 +142,7 @@ def execute(
     arguments: Sequence[Argument],
     seed: int = 0,
     probe: tuple[Probe, int] = (Probe.NONE, 0),
+    count: Callable[[Traffic], None] | None = None,
 ) -> tuple[Fault, ...]:
     """Launch a kernel and return everything that was wrong with it, in the order in which it was found.
 
@@ -146,6 +152,7 @@ def execute(
         arguments: One per parameter, in order. Writable buffers are changed in place.
         seed: Draws the order of blocks and of threads between barriers.
         probe: What the inputs are filled with, and what a code of zero decodes to in that case.
+        count: Told the traffic, unless the program is a sanitised one.
 
     Raises:
         LaunchError: The shape is none that a GPU could launch, or a buffer is not contiguous.
@@ -163,10 +170,10 @@ def execute(
     extents = (_Extent * len(kernel.variables))(*(_Extent(v.name.encode(), v.offset, v.size) for v in kernel.variables))
     values = [ctypes.c_int64(_value(argument)) for argument in arguments]
     pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-    triple = ctypes.c_uint * 3
+    triple, traffic = ctypes.c_uint * 3, (ctypes.c_ulonglong * (2 * len(buffers)))()
     launch = _Launch(
         triple(*shape.grid), triple(*shape.block), shape.shared_bytes, seed, probe[0].value, probe[1],
-        allocations, len(buffers), extents, len(extents), pointers,
+        allocations, len(buffers), extents, len(extents), pointers, traffic if count else None,
     )  # fmt: skip
     with _LAUNCHING:
         library = ctypes.CDLL(str(kernel.library))
@@ -176,6 +183,8 @@ def execute(
             report: bytes = library.gs_report()
         finally:
             _ctypes.dlclose(library._handle)  # nothing else frees what it holds, a block's shared memory among it
+    if count:
+        count({b.name: (traffic[2 * at], traffic[2 * at + 1]) for at, b in enumerate(buffers)})
     return _faults(kernel, report.decode())
 
 

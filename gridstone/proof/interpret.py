@@ -28,6 +28,7 @@ import torch
 import gridstone
 from gridstone.ir.errors import BuildError, GridstoneError, LaunchError, MismatchError
 from gridstone.ir.spec import Spec
+from gridstone.proof.execute import Traffic
 from gridstone.templates.source import ParamKind, Source
 
 OUTPUT = "y"
@@ -70,12 +71,15 @@ class Interpreter:
         self._child: subprocess.Popen[bytes] | None = None
         self._said: IO[bytes] | None = None
 
-    def run(self, request: dict[str, object], memory: list[bytearray]) -> tuple[str, list[bytes]]:
+    def run(
+        self, request: dict[str, object], memory: list[bytearray], count: Callable[[Traffic], None] | None = None
+    ) -> tuple[str, list[bytes]]:
         """Run a case.
 
         Args:
             request: Its description, as `triton_on_cpu.serve` reads it.
             memory: The buffers.
+            count: Told the traffic, each element being an access of its own.
 
         Returns:
             What was wrong, empty for nothing, and the buffers as the kernel left them.
@@ -91,6 +95,8 @@ class Interpreter:
                 _write(child, b"".join([_LENGTH.pack(len(text)), text, *memory]), patience)
                 (length,) = _LENGTH.unpack(_read(child, _LENGTH.size, patience))
                 answer = json.loads(_read(child, length, patience))
+                if count:
+                    count({name: (times, size) for name, (times, size) in answer["traffic"].items()})
                 return answer["problem"], [_read(child, len(buffer), patience) for buffer in memory]
             except _Hangs:
                 child.send_signal(signal.SIGUSR1)
@@ -188,7 +194,13 @@ def interpreter() -> Interpreter:
 
 
 def interpreted(
-    source: Source, spec: Spec, *, seed: int = 0, asm: bool = False, by: Interpreter | None = None
+    source: Source,
+    spec: Spec,
+    *,
+    seed: int = 0,
+    asm: bool = False,
+    by: Interpreter | None = None,
+    count: Callable[[Traffic], None] | None = None,
 ) -> Callable[..., torch.Tensor]:
     """Return `call(*tensors, out)` that interprets a Triton kernel on this CPU.
 
@@ -198,6 +210,7 @@ def interpreted(
         seed: Of the order of the programs.
         asm: Whether to run the kernel's inline PTX (in NumPy) instead of its plain twin.
         by: The interpreter; the shared one when omitted.
+        count: Told each call's traffic.
 
     Raises:
         LaunchError: From the call, when the interpreter dies or hangs.
@@ -249,7 +262,7 @@ def interpreted(
             "grid": [grid.blocks_n, tiles // grid.blocks_n, grid.k_splits],
         }  # fmt: skip
         try:
-            problem, left = (by or interpreter()).run(request, memory)
+            problem, left = (by or interpreter()).run(request, memory, count)
             if problem:
                 raise MismatchError(f"interpreting {source.origin.schedule} fails: {problem}")
             after = {str(a["name"]): left[int(str(a["buffer"]))] for a in arguments if "buffer" in a}

@@ -4,7 +4,8 @@ Checks that let a mutant through would have let that fault through. A mutant tha
 these are not made at all, or are told by a compiler:
 
 - comments, strings, directives, types, attributes and inline assembly are never touched;
-- what only bears on speed is left alone where its form shows it: prefetches with the loops that count them, the
+- what only bears on speed is left alone where its form shows it: on a CPU the numbers of the schedule that divide the
+  work, since others are another schedule; prefetches with the loops that count them, the
   functions that do nothing else and the constants that nothing else reads; depths of pipelining, cache hints, bounds on
   registers; calls that emit no instruction; one element more of an array, which is only more memory;
 - in `a < b ? a : b` the comparison is turned round and not made `<=`, since both sides are equal there;
@@ -90,7 +91,7 @@ def mutants(source: Source, compiled: frozenset[int] | None = None) -> tuple[Mut
     text = source.text
     match source.language:
         case Language.CPP | Language.CUDA:
-            edits = mutate_c.edits(text, compiled)
+            edits = mutate_c.edits(text, compiled, on_cpu=source.language is Language.CPP)
         case Language.TRITON:
             edits = mutate_triton.edits(text, source.entry)
         case _:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from gridstone.proof.c_frozen import BARRIERS, frozen, functions, statement_end
+from gridstone.proof.c_frozen import BARRIERS, frozen, functions, scheduled, statement_end
 from gridstone.proof.c_tokens import Code, Kind, read
 from gridstone.proof.edit import Edit
 
@@ -25,16 +25,18 @@ _ZERO = re.compile(r"0(?:\.0*)?[fF]|0\.0*")
 FILL = "0x3F"  # a byte that memory may be set to instead of zero: floats of 0.75
 
 
-def edits(text: str, compiled: frozenset[int] | None = None) -> Iterator[Edit]:
+def edits(text: str, compiled: frozenset[int] | None = None, *, on_cpu: bool = False) -> Iterator[Edit]:
     """Yield the edits of a text.
 
     Args:
         text: C++ or CUDA as it is emitted.
         compiled: Numbers of the lines that have machine code, as an unoptimised build says. A function that has none is
             left alone: this kernel does not use it. Constant expressions leave none, so `constexpr` ones are not.
+        on_cpu: Whether it is C++, where numbers that divide the work are left alone.
     """
     code = read(text)
     kept = frozen(code) | (_unused(code, compiled) if compiled is not None else frozenset())
+    kept |= scheduled(code) if on_cpu else frozenset()
     body = {i for _, first, last in functions(code) for i in range(first + 1, last)}
     extents = _extents(code)
     pointers = _pointers(code)

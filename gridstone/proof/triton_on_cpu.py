@@ -4,8 +4,8 @@ It is started with TRITON_INTERPRET set, since Triton reads that once, on import
 that it computes what a GPU would:
 
 - products of bfloat16 are widened to float32 first (it multiplies the raw bits);
-- casts to bfloat16 round to nearest even (it cuts float32 off, and takes an integer's value for bits), and casts from it
-  keep subnormal numbers (it makes others of them);
+- casts to bfloat16 round to nearest even (it cuts float32 off, and takes an integer's value for bits), and casts from
+  it keep subnormal numbers (it makes others of them);
 - every access is held against the buffer that its pointer was made from: one outside of it, even if another buffer lies
   there, or a store to one that is only read, is an error (it would read or write whatever lies there). Pointers carry
   the number of their buffer in bits that no address has;
@@ -54,6 +54,7 @@ class Guard:
         self.writable = np.zeros(0, bool)
         self.names: list[str] = []
         self.order: np.ndarray = np.zeros(0, int)
+        self.traffic: dict[str, list[int]] = {}
         self.program = (0, 0, 0)
 
     def hold(self, buffers: list[dict[str, Any]], programs: int, seed: int) -> None:
@@ -62,6 +63,7 @@ class Guard:
         self.ends = np.array([b["at"] + b["span"] for b in buffers], np.uint64)
         self.writable = np.array([b["writable"] for b in buffers], bool)
         self.names = [b["name"] for b in buffers]
+        self.traffic = {name: [0, 0] for name in self.names}
         self.order = np.random.default_rng(seed).permutation(programs)
 
     def tagged(self, pointer: np.ndarray) -> np.ndarray:
@@ -90,6 +92,10 @@ class Guard:
             if write and not self.writable[number].all():
                 name = self.names[int(number[~self.writable[number]][0])]
                 raise IndexError(f"{what} to {name}, which is only read{self._where()}")
+            for which, times in zip(*np.unique(number, return_counts=True), strict=True):
+                counted = self.traffic[self.names[which]]
+                counted[0] += int(times)
+                counted[1] += int(times) * int(size)
         return interpreter.TensorHandle(pointers.data & _ADDRESS, pointers.dtype)
 
     def _where(self) -> str:
@@ -278,7 +284,7 @@ def main() -> None:
                 serve(request, memory, modules, Path(folder))
             except Exception as error:  # reported to the parent, which names the case
                 problem = problem_of(error)
-            answer = json.dumps({"problem": problem}).encode()
+            answer = json.dumps({"problem": problem, "traffic": GUARD.traffic}).encode()
             replies.write(LENGTH.pack(len(answer)) + answer + b"".join(memory))
             replies.flush()
 

@@ -23,7 +23,7 @@ from gridstone.tuner.job import tune as run_job
 from gridstone.tuner.measurer import SubprocessMeasurer
 from gridstone.tuner.outcome import Progress, Tuned
 
-Sampling = Literal["tpe", "random"]
+Sampling = Literal["gp", "lfbo", "tpe", "evolution", "random", "grid"]
 
 _UNITS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -157,7 +157,7 @@ def run_tunings(
     seconds: float,
     stated: float | None = None,
     threads: int | None = None,
-    sampler: Sampling = "tpe",
+    sampler: Sampling = "gp",
     again: bool = False,
     progress: Listener | None = None,
 ) -> Iterator[Tuning]:
@@ -204,7 +204,7 @@ def tune(
     budget: str | float = "60s",
     threads: int | None = None,
     rows: int | Iterable[int] = (),
-    sampler: Sampling = "tpe",
+    sampler: Sampling = "gp",
     again: bool = False,
     progress: Listener | None = None,
     **kwargs: Any,
@@ -220,7 +220,7 @@ def tune(
             search was short of time is searched on when the budget of each problem is larger than it was.
         threads: Of the kernels; torch's own number when omitted.
         rows: Values of M to tune for; by default those that the function was captured with.
-        sampler: `tpe` or `random`.
+        sampler: Who proposes; docs/tuning.md compares them.
         again: Search although the records know the answer.
         progress: Called whenever something was done.
 

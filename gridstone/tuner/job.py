@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -37,7 +36,7 @@ from gridstone.tuner.measurer import Measurer, Problem, SubprocessMeasurer
 from gridstone.tuner.outcome import Phase, Progress, Stop, Tuned
 from gridstone.tuner.pace import Clock, Pace
 from gridstone.tuner.protocol import CAUGHT
-from gridstone.tuner.sampler import Sampler
+from gridstone.tuner.samplers import DEFAULT, Sampler
 from gridstone.tuner.search import STARTUP, Search
 from gridstone.tuner.spawned import Late
 
@@ -58,7 +57,7 @@ def tune(
     stated_seconds: float | None = None,
     max_evaluations: int | None = None,
     threads: int | None = None,
-    sampler: Sampler | Literal["random", "tpe"] = Sampler.TPE,
+    sampler: Sampler | str = DEFAULT,
     seed: int = 0,
     store: Store | None = None,
     book: RecordBook | None = None,

@@ -2,7 +2,7 @@
 // spec      gemm[x: f32(M,77), w: uint8:channel:f32:zero@lane16(33,77)] -> f32(M,33)
 // schedule  blocked(dot=f32,m_r=6,n_r=4,m_chunk=96,fold_scale=false,panel_k=256,prefetch=8192)
 // target    cpp:avx512_bf16
-// recipe    gemm.cpp.blocked, template 7f3fa1fb384c2e1b
+// recipe    gemm.cpp.blocked, template 52543886ec692453
 // flags     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512 -mavx512bf16
 // storage   w: lane16, 6464 bytes; maps to bits:
 //             codes (n,k) -> 0 + ((16,4,1),((2,2),24,1)):((32,512,51712),((16,8),2048,51712))
@@ -333,7 +333,7 @@ static void pack_rows(const Call& a, Step* to, int64_t s, int64_t row, int rows)
     for (int i = 0; i < words; ++i) {
       const int64_t k = s * SLAB_K + (int64_t)i * WORD_K;
       Step* at = to + i * STEPS * rows + r;
-      if (k + WORD_K <= K) {
+      if (PADDED_K == K || k + WORD_K <= K) {  // then no word of the weight is padding
 #pragma GCC unroll 8
         for (int t = 0; t < STEPS; ++t) at[t * rows] = step_of(from + k + step_k<BITS>(t));
       } else {
@@ -425,22 +425,19 @@ static void finish(const Call& a, const float* c, int64_t row0, int64_t rows, in
   const int64_t left = N - n0;
   vf bias[NV];
   for (int v = 0; v < NV; ++v) {
-    const int64_t count = left - v * LANES;
-    const B* from = a.bias + n0 + v * LANES;
-    bias[v] = !a.bias || count <= 0 ? vf{} : count >= LANES ? widen(from) : load_some(from, (int)count);
+    bias[v] = vf{};
   }
   for (int64_t m = 0; m < rows; ++m) {
     const float* from = c + m * BLOCK_N;
-    const R* residual = a.residual + (row0 + m) * a.ldr + n0;
     Y* to = a.y + (row0 + m) * a.ldy + n0;
     if (left >= BLOCK_N) {
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v)
-        narrow(to + v * LANES, finish_vector(load<vf>(from + v * LANES), bias[v], a.residual ? widen(residual + v * LANES) : vf{}));
+        narrow(to + v * LANES, finish_vector(load<vf>(from + v * LANES), bias[v], vf{}));
     } else {
       for (int v = 0; v * LANES < left; ++v) {
         const int count = left - v * LANES < LANES ? (int)(left - v * LANES) : LANES;
-        const vf r = a.residual ? load_some(residual + v * LANES, count) : vf{};
+        const vf r = vf{};
         Y t[LANES];
         narrow(t, finish_vector(load<vf>(from + v * LANES), bias[v], r));
         memcpy(to + v * LANES, t, count * sizeof(Y));
@@ -485,7 +482,7 @@ INLINE int64_t pages(int64_t bytes) { return (bytes + 4095) & ~(int64_t)4095; }
 // Prefetchers run past an end: what one thread writes lies this far from what another reads. One page is too little: a tenth of the time.
 constexpr int64_t APART = 4 * 4096;
 INLINE int64_t packed_bytes(int64_t m) { return pages(m * SLABS * SLAB_K / K_STEP * (int64_t)sizeof(Step)) + APART; }
-constexpr int64_t RESULT_BYTES = (M_CHUNK + 1) * M_R * BLOCK_N * (int64_t)sizeof(float);
+constexpr int64_t RESULT_BYTES = M_CHUNK * M_R * BLOCK_N * (int64_t)sizeof(float);
 constexpr int64_t PANEL_BYTES = SLAB_K / K_STEP * BLOCK_N * (int64_t)sizeof(float);
 constexpr int64_t THREAD_BYTES = ((RESULT_BYTES + PANEL_BYTES + 4095) & ~(int64_t)4095) + APART;
 
@@ -527,8 +524,8 @@ static void compute_block(const Call& a, const Rows& rows, const Step* packed, i
       float* to = c;
       for (int64_t t = t0; t < t1; ++t) {
         const int count = rows.count(t);
-        // Exact codes: the first row tile decodes while it multiplies.
-        const Tile run = t == t0 && !FOLD ? tile_of<FOLD ? PANEL : DECODE_AND_KEEP, !FOLD>(count) : tile_of<PANEL, !FOLD>(count);
+        // The first row tile decodes while it multiplies.
+        const Tile run = t == t0 ? tile_of<DECODE_AND_KEEP, true>(count) : tile_of<PANEL, true>(count);
         if (s == SLABS - 1) fetch_y(a, rows.first(t), count, block * BLOCK_N);
         for (int v0 = 0; v0 < NV; v0 += N_R) run(x, slab, to, v0, panel, words);
         x += words * STEPS * count;

@@ -2,7 +2,7 @@
 // spec      gemm[x: bf16(M,512), w: int4:g128@lane16(256,512)] -> bf16(M,256)
 // schedule  gemv(dot=bf16,n_r=4,sums=13,prefetch=4096,k_splits=1)
 // target    cpp:avx512_bf16
-// recipe    gemm.cpp.gemv, template 476a26c4fa41cd2f
+// recipe    gemm.cpp.gemv, template 905dd74c06a5aa07
 // flags     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512 -mavx512bf16
 // storage   w: lane16, 67584 bytes; maps to bits:
 //             codes (n,k) -> 0 + ((16,4,4),((2,4),16,4)):((32,512,135168),((16,4),2048,33792))
@@ -344,7 +344,7 @@ static void pack_rows(const Call& a, Step* to, int64_t s, int64_t row, int rows)
     for (int i = 0; i < words; ++i) {
       const int64_t k = s * SLAB_K + (int64_t)i * WORD_K;
       Step* at = to + i * STEPS * rows + r;
-      if (k + WORD_K <= K) {
+      if (PADDED_K == K || k + WORD_K <= K) {  // then no word of the weight is padding
 #pragma GCC unroll 8
         for (int t = 0; t < STEPS; ++t) at[t * rows] = step_of(from + k + step_k<BITS>(t));
       } else {
@@ -436,22 +436,19 @@ static void finish(const Call& a, const float* c, int64_t row0, int64_t rows, in
   const int64_t left = N - n0;
   vf bias[NV];
   for (int v = 0; v < NV; ++v) {
-    const int64_t count = left - v * LANES;
-    const B* from = a.bias + n0 + v * LANES;
-    bias[v] = !a.bias || count <= 0 ? vf{} : count >= LANES ? widen(from) : load_some(from, (int)count);
+    bias[v] = vf{};
   }
   for (int64_t m = 0; m < rows; ++m) {
     const float* from = c + m * BLOCK_N;
-    const R* residual = a.residual + (row0 + m) * a.ldr + n0;
     Y* to = a.y + (row0 + m) * a.ldy + n0;
     if (left >= BLOCK_N) {
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v)
-        narrow(to + v * LANES, finish_vector(load<vf>(from + v * LANES), bias[v], a.residual ? widen(residual + v * LANES) : vf{}));
+        narrow(to + v * LANES, finish_vector(load<vf>(from + v * LANES), bias[v], vf{}));
     } else {
       for (int v = 0; v * LANES < left; ++v) {
         const int count = left - v * LANES < LANES ? (int)(left - v * LANES) : LANES;
-        const vf r = a.residual ? load_some(residual + v * LANES, count) : vf{};
+        const vf r = vf{};
         Y t[LANES];
         narrow(t, finish_vector(load<vf>(from + v * LANES), bias[v], r));
         memcpy(to + v * LANES, t, count * sizeof(Y));

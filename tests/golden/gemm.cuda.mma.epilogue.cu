@@ -2,7 +2,7 @@
 // spec      gemm[x: bf16(M,256), w: int4:g64:zero@mma16(200,256)] + bias + gelu + residual -> f32(M,200)
 // schedule  mma(block_m=16,block_k=128,warps_n=4,warps_k=2,tiles_n=2,stages=4,k_splits=1,ordered=true)
 // target    cuda:sm_80
-// recipe    gemm.cuda.mma, template 630d8d1fba11ba48
+// recipe    gemm.cuda.mma, template edcbbbc2a8d6c87d
 // flags     none beyond the toolchain
 // storage   w: mma16, 29120 bytes; maps to bits:
 //             codes (n,k) -> 0 + ((8,2,13),(2,4,2,(1,4),4)):((512,4,4096),(16,128,8,(16,32),53248))
@@ -130,8 +130,8 @@ struct Call {  // the arguments of one call
 
 // One element of the float32 result through the epilogue.
 DEVICE void finish(const Call& c, int64_t row, int n, float a) {
-  const float bias = c.bias ? widen(c.bias[n]) : 0.f;
-  const float residual = c.residual ? widen(c.residual[row * c.ldr + n]) : 0.f;
+  const float bias = widen(c.bias[n]);
+  const float residual = widen(c.residual[row * c.ldr + n]);
   a = a + bias;
   a = gelu(a);
   a = a + residual;

@@ -2,7 +2,7 @@
 // spec      gemm[x: f16(M,77), w: uint8:channel:f32:zero@mma16(33,77)] -> f16(M,33)
 // schedule  wgmma(block_m=16,block_k=128,warps_n=4,tiles_n=1,stages=4,k_splits=1,ordered=true)
 // target    cuda:sm_90a
-// recipe    gemm.cuda.wgmma, template b543eea00cf833a8
+// recipe    gemm.cuda.wgmma, template 4638a1f30c01683f
 // flags     none beyond the toolchain
 // storage   w: mma16, 4864 bytes; maps to bits:
 //             codes (n,k) -> 0 + ((8,2,3),(2,4,2,(1,2),3)):((512,16,4096),(8,128,32,(64,64),12288))
@@ -131,8 +131,6 @@ struct Call {  // the arguments of one call
 
 // One element of the float32 result through the epilogue.
 DEVICE void finish(const Call& c, int64_t row, int n, float a) {
-  const float bias = c.bias ? widen(c.bias[n]) : 0.f;
-  const float residual = c.residual ? widen(c.residual[row * c.ldr + n]) : 0.f;
   narrow(c.y + row * c.ldy + n, a);
 }
 constexpr int BLOCK_M = 16, BLOCK_K = 128;      // rows of x, and k of one stage

@@ -50,32 +50,27 @@ REASONS: tuple[Reason, ...] = (
         "how many blocks are handed out in advance: every block is computed, and by whom changes no bit",
     ),
     Reason(
-        r"^if \(k \+ WORD_K <= K\) \{", ("relational", "condition", "arithmetic"), r"^<= -> <$|-> false$",
+        r"^if \(PADDED_K == K \|\| k \+ WORD_K <= K\) \{",
+        (), r"^<= -> <$|-> false$|^== -> !=$|^\|\| -> &&$",
         "the way that looks at every k has the same values where all of them are inside",
     ),
     Reason(
-        r"WHOLE_SLABS", ("equality", "constant", "condition", "arithmetic"), "",
-        "the number of words of a slab is then computed and not known, and is the same: no slab of this kernel is cut",
-        r"cpp\.gemv|cpp\.direct generic",
+        r"WHOLE_SLABS", ("equality", "constant", "condition", "arithmetic", "statement"), "",
+        "the number of words of a slab is then computed and not known, and is the same",
     ),
     Reason(
         r"^constexpr int64_t M_CHUNK = ", (), "",
         "how many row tiles' results lie in cache at a time; all sizes follow from it",
     ),
     Reason(
-        r"^const Tile run = t == t0 && !FOLD", ("logical", "condition", "equality", "boolean"), "",
-        "each row tile may decode the panel again, and to the same codes",
+        r"^const Tile run = t == t0", ("condition",), r"-> true$",
+        "each row tile decodes the panel again, to the same codes",
         r"cpp\.blocked",
     ),
     Reason(
         r"^const Tile run = t == t0", ("logical", "condition", "equality"), "",
         "both tiles compute the same; one of them also prefetches",
         r"cpp\.direct.*",
-    ),
-    Reason(
-        r"^const Tile run = t == t0 && !FOLD", ("logical", "condition", "equality"), "",
-        "a folded kernel has one kind of tile: both sides of the choice are the same",
-        r"cpp\.blocked folded",
     ),
     Reason(
         r"^constexpr bool FOLD = false", ("boolean",), "",
@@ -85,6 +80,61 @@ REASONS: tuple[Reason, ...] = (
     Reason(
         r"^for \(int v = 0; v \* LANES < left; \+\+v\)", ("relational",), "",
         "one vector more, of no lanes: nothing is copied",
+    ),
+    Reason(
+        r"return k < size \? |^return k < size", ("zero", "constant"), r"^0\.f -> 1\.f$|^0u -> 1u$",
+        "behind K every weight decodes to zero, whatever it is multiplied by",
+    ),
+    Reason(
+        r"constexpr bool STEP_IS<", ("boolean",), r"true -> false",
+        "x is packed although it could be read as it is: the same values",
+    ),
+    Reason(
+        r"^const int count = words - i0 < PART \?", ("extremum",), "",
+        "a part that runs on is written over by the parts behind it, which have their own scales",
+    ),
+    Reason(
+        r"panel\[\(\(i0 \+ i\) \* STEPS \+ t\) \* NV \+ v\]", ("relational",), r"^< -> <=$",
+        "one step more: the next word's are written over it, and behind the last lies what keeps threads apart",
+    ),
+    Reason(
+        r"splat\(-0x1\.7f7d1cp-20f\)", ("negation",), "",
+        "moves an activation by millionths, below the bound of a sum of hundreds of terms before it; "
+        "tests/templates/test_activations.py holds the exponential to its own contract",
+    ),
+    Reason(
+        r"^for \(int64_t u = work \* t / count", ("arithmetic",), r"^/ -> %$",
+        "some of x is packed by several threads, to the same values",
+    ),
+    Reason(
+        r"^INLINE int64_t pages|^constexpr int64_t (APART|THREAD_BYTES|RESULT_BYTES|PANEL_BYTES) |"
+        r"^INLINE int64_t packed_bytes|^return \(as_is \? 0 : PACKED_BYTES\)|"
+        r"^return packed_bytes\(m\) \+ threads|^scratch = \(uint8_t\*\)pages|^uint8_t\* mine = scratch",
+        ("constant", "negation", "statement", "index", "zero", "arithmetic", "bitwise"), "",
+        "where in scratch the pieces begin: four pages lie between them, more than they are moved by",
+    ),
+    Reason(
+        r"bias\[v\] = count <= 0 \?|bias\[v\] = vf\{\};|^const vf r = vf\{\};|bias\[v\], vf\{\}\)",
+        ("zero", "relational"), "",
+        "of lanes behind N, which are never stored, or of an operand that the spec does not have",
+    ),
+    Reason(
+        r"^if \(left >= BLOCK_N\)", ("relational",), r"^>= -> >$",
+        "the way for blocks that N cuts gives a whole block the same",
+    ),
+    Reason(
+        r"^INLINE vf at_(most|least)\(", ("relational",), "",
+        "chooses between equal values",
+    ),
+    Reason(
+        r"^if \(FROM == DECODE_AND_KEEP\) w\[", ("equality",), "",
+        "keeps decoded weights in a panel that nobody reads",
+        r"cpp\.direct.*",
+    ),
+    Reason(
+        r"^const vu normal = \(m - 0x38000000u", ("shift",), r"^13 -> 1[24]$",
+        "ties go up and not to even: half a step of float16 either way",
+        r"cpp\.direct generic",
     ),
     # ---- CUDA ------------------------------------------------------------------------------------------------------
     Reason(
@@ -114,11 +164,7 @@ REASONS: tuple[Reason, ...] = (
         "there are no more elements than threads: the loop runs at most once",
     ),
     Reason(
-        r"c\.(bias|residual) \? ", ("zero", "condition"), r"^0\.f -> 1\.f$|-> true$",
-        "the operand is part of the spec, so that its pointer is never null",
-    ),
-    Reason(
-        r"ptx::lop3<0xEA>\(q, 0x00", ("mask",), r"^0xEA -> 0x6A$",
+        r"ptx::lop3<0xEA>\(", ("mask",), r"^0xEA -> 0x6A$",
         "the masked code and the exponent have no bit in common: `or` and `exclusive or` are the same",
     ),
     Reason(
@@ -129,6 +175,36 @@ REASONS: tuple[Reason, ...] = (
     Reason(
         r"^if \(TILES_M % 2\) ptx::ldmatrix_x2", ("condition", "arithmetic"), "",
         "the last eight rows are loaded a second time, to the same registers",
+    ),
+    Reason(
+        r"^for \(int i = t; i < BLOCK_M \* \(BLOCK_K / 8\)", ("accumulate",), "",
+        "there are no more pieces than threads: the loop runs at most once",
+        r"cuda\.mma.*",
+    ),
+    Reason(
+        r"0x64646464u", ("mask", "constant"), r"0x64646464u -> 0x[0-9A-F]{2}646464u|0x64646464u -> 0x2464",
+        "`prmt` takes the lowest byte of it alone",
+    ),
+    Reason(
+        r"^if \(CHUNKS % 2\) ptx::wgmma_wait", ("condition", "arithmetic", "constant"), "",
+        "waits for a product earlier than it has to",
+    ),
+    Reason(
+        r"^ptx::cp_async_wait<0>\(\);", ("barrier", "constant"), "",
+        "every copy that brings anything has been waited for: the groups that are left are empty",
+        r"cuda\.(mma|wgmma).*",
+    ),
+    Reason(
+        r"^if \(t == 0\) tickets\[tile\] = 0;", ("constant",), r"^0 -> 1$",
+        "another thread of the same block does it",
+    ),
+    Reason(
+        r"^if \(PADDED_K % BLOCK_K != 0 && ", ("equality", "condition", "constant", "arithmetic"), "",
+        "chunks behind the last one are multiplied too: x is zero there, and codes decode to finite values",
+    ),
+    Reason(
+        r"k < K \? min\(K - k, 8\) : 0", ("relational",), r"^< -> <=$",
+        "at k = K nothing is left either",
     ),
     # ---- Triton ----------------------------------------------------------------------------------------------------
     Reason(
@@ -155,6 +231,29 @@ REASONS: tuple[Reason, ...] = (
         r"^g = tl\.minimum\(k // GROUP_K", ("extremum", "arithmetic", "constant"), "",
         "there is one group, and k stays inside it",
         r".* unordered|.* channel",
+    ),
+    Reason(
+        r"^GROUP_K, GROUPS = tl\.constexpr\(32\)", ("constant",), r"^32 -> 31$",
+        "steps begin at multiples of 64, of which 31 and 32 go into these K equally often",
+        r"triton\.(small|large)",
+    ),
+    Reason(
+        r"^k = first \* BLOCK_K|^first, last = split \* STEPS // SPLITS", ("arithmetic",), "",
+        "there is one split, which begins at 0",
+        r"triton\.large.*",
+    ),
+    Reason(
+        r"^for _ in tl\.range\(first, last|^STEPS = tl\.constexpr", ("index", "constant"), "",
+        "a step behind the last one, of which nothing is inside: it adds zeros",
+    ),
+    Reason(
+        r"^FINISH_M = tl\.constexpr|^if ROWS > FINISH_M", ("extremum", "relational", "constant"), "",
+        "how many rows are finished at once",
+    ),
+    Reason(
+        r"^GROUPED = tl\.constexpr\(GROUPS > 1\)", ("relational",), "",
+        "one scale a row, multiplied step by step instead of at the end",
+        r".* channel|.* unordered",
     ),
 )  # fmt: skip
 

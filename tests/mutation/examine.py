@@ -7,6 +7,7 @@
 | `sanitizer` | C++, CUDA | calls as a program under AddressSanitizer and UBSan |
 | `order` | Triton | barriers between accesses to shared scratch, read off the text |
 | `promises` | CUDA, Triton | what the recipe promises of the machine code |
+| `traffic` | CUDA, Triton | as many accesses to each operand, of as many bytes, as the original: a detour costs time |
 | `drawn` | all | random calls |
 """
 
@@ -26,11 +27,13 @@ from gridstone.kernel_cache.artefact import unpack
 from gridstone.lower.target import Language
 from gridstone.proof.cubin import broken_promises, read_report
 from gridstone.proof.emulate import emulated, probe_faults
+from gridstone.proof.execute import Traffic
 from gridstone.proof.fuzz.case import Call, Case, KernelCase
 from gridstone.proof.fuzz.inputs import draw_inputs
 from gridstone.proof.fuzz.kernels import problem
 from gridstone.proof.interpret import Interpreter, interpreted
 from gridstone.proof.program import program
+from gridstone.templates.emit import emit
 from gridstone.templates.source import Source
 from tests.mutation.bounded import Argument, Walled, arguments
 from tests.mutation.kernels import Subject, calls, drawn
@@ -45,6 +48,7 @@ BUILD_S = 100.0
 DRAWN = {Language.CPP: 150, Language.CUDA: 16, Language.TRITON: 6}
 TENSOR_CORES = ("gemm.cuda.mma", "gemm.cuda.wgmma")
 PROBED_ROWS = 17
+TRAFFIC_CALLS = 5
 
 
 class Result(Enum):
@@ -114,6 +118,36 @@ def examine(subject: Subject, text: str, original: Code | None, say: Say, by: In
     except BuildError as error:
         return verdict(Result.STILLBORN, why=str(error))
     return verdict(Result.SURVIVED)
+
+
+def traffic(kernel: KernelCase, source: Source, call: Call, by: Interpreter | None) -> Traffic:
+    """Return what a call of a GPU's kernel reads and writes."""
+    case, found = Case(kernel, call), dict[str, tuple[int, int]]()
+    if kernel.target.language is Language.CUDA:
+        run = emulated(source, case.static, seed=call.order, report=lambda _: None, count=found.update)
+    else:
+        run = interpreted(source, case.static, seed=call.order, asm=call.asm, by=by, count=found.update)
+    inputs = draw_inputs(case)
+    run(*inputs.operands.tensors, out=inputs.output)
+    return found
+
+
+@functools.cache
+def _original(kernel: KernelCase, call: Call) -> Traffic:
+    return traffic(kernel, emit(kernel.recipe, kernel.spec, kernel.schedule, kernel.target), call, None)
+
+
+def _detours(kernel: KernelCase, source: Source, by: Interpreter | None) -> Iterator[Step]:
+    def detour(call: Call) -> str:
+        now, was = traffic(kernel, source, call, by), _original(kernel, call)
+        return "; ".join(
+            f"{name}: {now[name][0]} accesses of {now[name][1]} bytes, not {was[name][0]} of {was[name][1]}"
+            for name in was
+            if now[name] != was[name]
+        )
+
+    for call in calls(kernel)[:TRAFFIC_CALLS]:
+        yield "traffic", str(call), lambda call=call: detour(call)
 
 
 def _steps(
@@ -186,6 +220,7 @@ def _cuda(kernel: KernelCase, source: Source, blob: bytes, say: Say) -> Iterator
         static = Case(kernel, Call(M=PROBED_ROWS)).static
         yield "probes", "", lambda: "; ".join(map(str, probe_faults(source, static, built=built)))
     yield from _promises(kernel, blob)
+    yield from _detours(kernel, source, None)
     yield from _called("drawn", kernel, drawn(kernel, DRAWN[Language.CUDA]), run, again)
     say("sanitizer", "build", BUILD_S)
     program(source.text, source.entry, sanitized=True)
@@ -204,6 +239,7 @@ def _triton(kernel: KernelCase, source: Source, blob: bytes, by: Interpreter | N
         "calls", kernel, fixed, run,
         lambda call: replace(call, order=call.order + 1) if call == first and source.launch.deterministic else None,
     )  # fmt: skip
+    yield from _detours(kernel, source, by)
     yield from _called("drawn", kernel, drawn(kernel, DRAWN[Language.TRITON]), run, lambda _: None)
 
 

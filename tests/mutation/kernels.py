@@ -51,14 +51,15 @@ def _subject(name: str, spec: str, recipe: str, schedule: str, target: str) -> S
 
 
 SUBJECTS = (
-    _subject("cpp.gemv", "x: f32(M,77), w: uint8:channel:f32:zero(77,77)]", "gemm.cpp.gemv", "gemv(n_r=2)", "cpp:avx2"),
+    _subject("cpp.gemv", "x: f32(M,1103), w: uint8:channel:f32:zero(205,1103)]", "gemm.cpp.gemv", "gemv(n_r=2)",
+             "cpp:avx2"),
     _subject("cpp.gemv split", "x: bf16(M,1088), w: int4:g64(93,1088)] + bias + residual", "gemm.cpp.gemv",
              "gemv(k_splits=2)", "cpp:avx512_bf16"),
-    _subject("cpp.direct", "x: f16(M,416), w: uint4:g32:zero(77,416)] + bias + gelu", "gemm.cpp.direct",
+    _subject("cpp.direct", "x: f16(M,1103), w: uint4:channel:f32:zero(205,1103)] + bias + gelu", "gemm.cpp.direct",
              "direct(m_r=4,m_chunk=48)", "cpp:avx2"),
-    _subject("cpp.direct generic", "x: f16(M,77), w: int8:channel(77,77)] + residual", "gemm.cpp.direct", "direct()",
-             "cpp:generic"),
-    _subject("cpp.blocked", "x: bf16(M,600), w: int4:channel:bf16(93,600)] + bias", "gemm.cpp.blocked",
+    _subject("cpp.direct generic", "x: f16(M,1101), w: int8:channel(205,1101)] + residual", "gemm.cpp.direct",
+             "direct()", "cpp:generic"),
+    _subject("cpp.blocked", "x: bf16(M,601), w: int4:channel:bf16(93,601)] + bias", "gemm.cpp.blocked",
              "blocked(m_chunk=48)", "cpp:avx512_bf16"),
     _subject("cpp.blocked folded", "x: f32(M,416), w: int8:g32:f32(141,416)] + silu + residual", "gemm.cpp.blocked",
              "blocked(fold_scale=true,panel_k=128)", "cpp:avx2"),
@@ -66,17 +67,17 @@ SUBJECTS = (
              "mma(block_m=32,block_k=64,warps_n=2,warps_k=1,tiles_n=2,stages=3,k_splits=1,ordered=true)", "cuda:sm_80"),
     _subject("cuda.mma split", "x: f16(M,464), w: uint8:g16:f16:zero(72,464)] + bias", "gemm.cuda.mma",
              "mma(block_m=16,block_k=64,warps_n=2,warps_k=2,tiles_n=2,stages=3,k_splits=2,ordered=true)", "cuda:sm_80"),
-    _subject("cuda.mma unordered", "x: f16(M,416), w: int4:g32:f32(72,416)] + residual", "gemm.cuda.mma",
-             "mma(block_m=8,block_k=128,warps_n=1,warps_k=1,tiles_n=4,stages=2,k_splits=2,ordered=false)",
+    _subject("cuda.mma unordered", "x: f16(M,736), w: int4:g32:f32(72,736)] + residual", "gemm.cuda.mma",
+             "mma(block_m=8,block_k=128,warps_n=2,warps_k=2,tiles_n=2,stages=2,k_splits=2,ordered=false)",
              "cuda:sm_80"),
     _subject("cuda.gemv", "x: f32(M,272), w: uint4:g16:bf16:zero(40,272)] + gelu_tanh", "gemm.cuda.gemv",
              "gemv(block_m=4,block_k=128,warps_n=1,warps_k=2,tiles_n=2,k_splits=1,ordered=true)", "cuda:sm_80"),
     _subject("cuda.gemv split", "x: f16(M,464), w: uint8:g16:f16:zero(40,464)] + bias", "gemm.cuda.gemv",
              "gemv(block_m=4,block_k=128,warps_n=1,warps_k=1,tiles_n=2,k_splits=2,ordered=true)", "cuda:sm_80"),
-    _subject("cuda.wgmma", "x: bf16(M,236), w: int8:channel(150,236)]", "gemm.cuda.wgmma",
-             "wgmma(block_m=16,block_k=128,warps_n=8,tiles_n=2,stages=3,k_splits=1,ordered=true)", "cuda:sm_90a"),
+    _subject("cuda.wgmma", "x: bf16(M,940), w: int8:channel(150,940)]", "gemm.cuda.wgmma",
+             "wgmma(block_m=32,block_k=128,warps_n=8,tiles_n=2,stages=3,k_splits=1,ordered=true)", "cuda:sm_90a"),
     _subject("cuda.wgmma split", "x: f16(M,832), w: uint4:g64:f16:zero(184,832)] + bias", "gemm.cuda.wgmma",
-             "wgmma(block_m=16,block_k=128,warps_n=8,tiles_n=1,stages=3,k_splits=2,ordered=true)", "cuda:sm_90a"),
+             "wgmma(block_m=32,block_k=128,warps_n=8,tiles_n=1,stages=3,k_splits=2,ordered=true)", "cuda:sm_90a"),
     _subject("triton.small", "x: f16(M,224), w: uint8:g32:zero(40,224)] + bias + residual", "gemm.triton.small",
              "small(block_m=16,block_n=32,block_k=64,warps=4,stages=2,k_splits=2,ordered=true)", "triton:sm_90"),
     _subject("triton.small unordered", "x: f32(M,221), w: int4:channel:f32:zero(70,221)] + gelu", "gemm.triton.small",
@@ -111,6 +112,8 @@ def calls(kernel: KernelCase) -> tuple[Call, ...]:
 def _varied(kernel: KernelCase, rows: int, more: int) -> Iterator[Call]:
     """Yield calls with everything that is no matter of shape."""
     few = kernel.target.language is Language.TRITON
+    aligned = -kernel.spec.inputs[0].type.static(1) % 16 + 16  # rows of x begin at multiples of 16 elements
+    yield Call(M=rows, seed=SEED, x_gap=aligned, threads=2, order=5)
     yield Call(M=rows, seed=SEED, x_gap=8, residual_gap=3, out_gap=5, threads=2, order=7)
     yield Call(M=rows, seed=SEED, nan=2, inf=2, x_gap=3, x_offset=1, bias_offset=1, out_offset=3, threads=3, asm=True)
     yield Call(M=more, seed=SEED, values="integers", scales="powers", threads=3, order=11, w_offset=16)

@@ -6,8 +6,9 @@ import pytest
 
 from gridstone.lower.schedule import Choice
 from gridstone.tuner.feasible import Branch, FeasibleSet
-from gridstone.tuner.sampler import Observation, Sampler, propose
-from gridstone.tuner.search import STARTUP, Search, spread
+from gridstone.tuner.samplers import Sampler
+from gridstone.tuner.search import STARTUP, Search
+from gridstone.tuner.spread import spread
 
 SAMPLERS = pytest.mark.parametrize("sampler", list(Sampler))
 
@@ -41,9 +42,16 @@ def table():
     return points, seconds
 
 
-def drive(search, seconds, evaluations, batch=4):
+@pytest.fixture
+def few_trees(monkeypatch):
+    """For laws that hold however much the forest learns."""
+    monkeypatch.setattr("gridstone.tuner.samplers.forest.TREES", 10)
+
+
+def drive(search, seconds, evaluations, batch=4, enough=0.0):
+    """Return the points in the order of proposal, until so many are tried or one takes no longer than is enough."""
     order = []
-    while len(order) < evaluations:
+    while len(order) < evaluations and not any(seconds(point) <= enough for point in order[-batch:] if enough):
         proposed = search.propose(batch)
         if not proposed:
             break
@@ -82,6 +90,7 @@ class TestFeasibleSet:
             assert apart(got) == min(map(apart, open_points))
 
 
+@pytest.mark.usefixtures("few_trees")
 class TestSearchLaws:
     @SAMPLERS
     def test_never_repeats_and_exhausts_the_set(self, sampler):
@@ -111,31 +120,22 @@ class TestSearchLaws:
     def test_a_history_decides_alone(self, table, sampler):
         """A job that was killed goes on from its records: proposals depend on nothing else."""
         points, seconds = table
-        history = [Observation(p, seconds(p)) for p in range(0, 300, 15)]
-        free = np.ones(points.size, dtype=bool)
-        free[[o.point for o in history]] = False
-        assert propose(sampler, points, history, free, 5, 9) == propose(sampler, points, history, free, 5, 9)
+        whole = Search(points, [4], sampler=sampler, seed=9)
+        rest = Search(points, [4], sampler=sampler, seed=9)
+        for point in drive(whole, seconds, 33, batch=4):
+            rest.tell(point, seconds(point))
+        assert [whole.propose(3) for _ in range(2)] == [rest.propose(3) for _ in range(2)]
 
     @SAMPLERS
     def test_failures_are_not_proposed_again(self, table, sampler):
         points, seconds = table
-        order = drive(Search(points, sampler=sampler), lambda p: None if p % 3 else seconds(p), 90)
-        assert len(set(order)) == len(order) >= 90
+        order = drive(Search(points, sampler=sampler), lambda p: None if p % 3 else seconds(p), 60)
+        assert len(set(order)) == len(order) >= 60
 
     @SAMPLERS
     def test_all_failures_are_survived(self, table, sampler):
         points, _ = table
         assert len(drive(Search(points, sampler=sampler), lambda p: None, 60)) >= 60
-
-    @SAMPLERS
-    def test_finds_the_optimum_of_a_smooth_table(self, table, sampler):
-        """Random needs the luck of the draw; TPE must come within the best half per cent in an eighth of the set."""
-        points, seconds = table
-        every = np.sort([seconds(p) for p in range(points.size)])
-        share = {Sampler.RANDOM: 0.02, Sampler.TPE: 0.005}[sampler]
-        for seed in range(3):
-            order = drive(Search(points, sampler=sampler, seed=seed), seconds, points.size // 8)
-            assert min(map(seconds, order)) <= every[int(share * points.size)]
 
     def test_optuna_is_left_as_it_was(self, table, capfd):
         points, seconds = table
@@ -146,6 +146,18 @@ class TestSearchLaws:
         finally:
             optuna.logging.set_verbosity(optuna.logging.INFO)
         assert capfd.readouterr() == ("", "")
+
+
+@SAMPLERS
+def test_finds_the_optimum_of_a_smooth_table(table, sampler):
+    """The best half per cent is found in an eighth of it; what does not learn needs the luck of the draw."""
+    points, seconds = table
+    every = np.sort([seconds(p) for p in range(points.size)])
+    share = 0.02 if sampler in (Sampler.RANDOM, Sampler.GRID) else 0.005
+    for seed in range(3):
+        wanted = every[int(share * points.size)]
+        order = drive(Search(points, sampler=sampler, seed=seed), seconds, points.size // 8, enough=wanted)
+        assert min(map(seconds, order)) <= wanted
 
 
 class TestSpread:

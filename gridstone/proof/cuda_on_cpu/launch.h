@@ -18,6 +18,7 @@ struct Launch {
   const Extent* extents;
   unsigned extent_count;
   void** arguments;
+  unsigned long long* traffic;  // per allocation: accesses of the kernel to it, and their bytes; null to count none
 };
 
 }  // namespace machine

@@ -57,6 +57,7 @@ Memory* locate(uintptr_t at, unsigned bytes, bool writes, uint32_t pc, size_t& w
     if (at - (uintptr_t)t.base >= t.bytes) continue;
     if (at + bytes > (uintptr_t)t.base + t.bytes) break;
     M.hit = a;
+    if (M.launch.traffic) M.launch.traffic[2 * a] += 1, M.launch.traffic[2 * a + 1] += bytes;
     if (!t.writable) {
       if (writes) fatal("bounds", who() + " writes to the input " + t.name, pc);
       return nullptr;

@@ -18,22 +18,28 @@ static void finish(const Call& a, const float* c, int64_t row0, int64_t rows, in
   const int64_t left = N - n0;
   vf bias[NV];
   for (int v = 0; v < NV; ++v) {
+//% if "bias" in steps|join
     const int64_t count = left - v * LANES;
     const B* from = a.bias + n0 + v * LANES;
-    bias[v] = !a.bias || count <= 0 ? vf{} : count >= LANES ? widen(from) : load_some(from, (int)count);
+    bias[v] = count <= 0 ? vf{} : count >= LANES ? widen(from) : load_some(from, (int)count);
+//% else
+    bias[v] = vf{};
+//% endif
   }
   for (int64_t m = 0; m < rows; ++m) {
     const float* from = c + m * BLOCK_N;
+//% if "residual" in steps|join
     const R* residual = a.residual + (row0 + m) * a.ldr + n0;
+//% endif
     Y* to = a.y + (row0 + m) * a.ldy + n0;
     if (left >= BLOCK_N) {
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v)
-        narrow(to + v * LANES, finish_vector(load<vf>(from + v * LANES), bias[v], a.residual ? widen(residual + v * LANES) : vf{}));
+        narrow(to + v * LANES, finish_vector(load<vf>(from + v * LANES), bias[v], $('widen(residual + v * LANES)' if 'residual' in steps|join else 'vf{}')));
     } else {
       for (int v = 0; v * LANES < left; ++v) {
         const int count = left - v * LANES < LANES ? (int)(left - v * LANES) : LANES;
-        const vf r = a.residual ? load_some(residual + v * LANES, count) : vf{};
+        const vf r = $('load_some(residual + v * LANES, count)' if 'residual' in steps|join else 'vf{}');
         Y t[LANES];
         narrow(t, finish_vector(load<vf>(from + v * LANES), bias[v], r));
         memcpy(to + v * LANES, t, count * sizeof(Y));

@@ -27,7 +27,7 @@ INLINE int64_t pages(int64_t bytes) { return (bytes + 4095) & ~(int64_t)4095; }
 // Prefetchers run past an end: what one thread writes lies this far from what another reads. One page is too little: a tenth of the time.
 constexpr int64_t APART = 4 * 4096;
 INLINE int64_t packed_bytes(int64_t m) { return pages(m * SLABS * SLAB_K / K_STEP * (int64_t)sizeof(Step)) + APART; }
-constexpr int64_t RESULT_BYTES = (M_CHUNK + 1) * M_R * BLOCK_N * (int64_t)sizeof(float);
+constexpr int64_t RESULT_BYTES = M_CHUNK * M_R * BLOCK_N * (int64_t)sizeof(float);
 constexpr int64_t PANEL_BYTES = SLAB_K / K_STEP * BLOCK_N * (int64_t)sizeof(float);
 constexpr int64_t THREAD_BYTES = ((RESULT_BYTES + PANEL_BYTES + 4095) & ~(int64_t)4095) + APART;
 

@@ -37,8 +37,12 @@ struct Call {  // the arguments of one call
 
 // One element of the float32 result through the epilogue.
 DEVICE void finish(const Call& c, int64_t row, int n, float a) {
-  const float bias = c.bias ? widen(c.bias[n]) : 0.f;
-  const float residual = c.residual ? widen(c.residual[row * c.ldr + n]) : 0.f;
+//% if "bias" in steps|join
+  const float bias = widen(c.bias[n]);
+//% endif
+//% if "residual" in steps|join
+  const float residual = widen(c.residual[row * c.ldr + n]);
+//% endif
 //% for step in steps
   a = $(step);
 //% endfor
