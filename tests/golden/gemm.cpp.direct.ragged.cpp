@@ -2,7 +2,7 @@
 // spec      gemm[x: f32(M,77), w: uint8:channel:f32:zero@lane16(33,77)] -> f32(M,33)
 // schedule  direct(dot=f32,m_r=6,n_r=4,m_chunk=96,prefetch=8192)
 // target    cpp:avx512_bf16
-// recipe    gemm.cpp.direct, template 455612998dacad63
+// recipe    gemm.cpp.direct, template 0f6915fbce272a24
 // flags     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512 -mavx512bf16
 // storage   w: lane16, 6464 bytes; maps to bits:
 //             codes (n,k) -> 0 + ((16,4,1),((2,2),24,1)):((32,512,51712),((16,8),2048,51712))
@@ -334,12 +334,12 @@ static void pack_rows(const Call& a, Step* to, int64_t s, int64_t row, int rows)
     for (int i = 0; i < words; ++i) {
       const int64_t k = s * SLAB_K + (int64_t)i * WORD_K;
       Step* at = to + i * STEPS * rows + r;
-      if (PADDED_K == K || k + WORD_K <= K) {  // then no word of the weight is padding
-#pragma GCC unroll 8
-        for (int t = 0; t < STEPS; ++t) at[t * rows] = step_of(from + k + step_k<BITS>(t));
-      } else {
+      if (k + WORD_K > K) {
         for (int t = 0; t < STEPS; ++t) at[t * rows] = step_at(from, k + step_k<BITS>(t), K);
+        continue;
       }
+#pragma GCC unroll 8
+      for (int t = 0; t < STEPS; ++t) at[t * rows] = step_of(from + k + step_k<BITS>(t));
     }
   }
 }

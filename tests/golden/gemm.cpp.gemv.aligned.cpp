@@ -2,7 +2,7 @@
 // spec      gemm[x: bf16(M,512), w: int4:g128@lane16(256,512)] -> bf16(M,256)
 // schedule  gemv(dot=bf16,n_r=4,sums=13,prefetch=4096,k_splits=1)
 // target    cpp:avx512_bf16
-// recipe    gemm.cpp.gemv, template 905dd74c06a5aa07
+// recipe    gemm.cpp.gemv, template fdfa0d57a0887107
 // flags     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512 -mavx512bf16
 // storage   w: lane16, 67584 bytes; maps to bits:
 //             codes (n,k) -> 0 + ((16,4,4),((2,4),16,4)):((32,512,135168),((16,4),2048,33792))
@@ -344,12 +344,8 @@ static void pack_rows(const Call& a, Step* to, int64_t s, int64_t row, int rows)
     for (int i = 0; i < words; ++i) {
       const int64_t k = s * SLAB_K + (int64_t)i * WORD_K;
       Step* at = to + i * STEPS * rows + r;
-      if (PADDED_K == K || k + WORD_K <= K) {  // then no word of the weight is padding
 #pragma GCC unroll 8
-        for (int t = 0; t < STEPS; ++t) at[t * rows] = step_of(from + k + step_k<BITS>(t));
-      } else {
-        for (int t = 0; t < STEPS; ++t) at[t * rows] = step_at(from, k + step_k<BITS>(t), K);
-      }
+      for (int t = 0; t < STEPS; ++t) at[t * rows] = step_of(from + k + step_k<BITS>(t));
     }
   }
 }

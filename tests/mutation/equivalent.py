@@ -42,7 +42,8 @@ REASONS: tuple[Reason, ...] = (
         "the lanes behind `count` are computed and never stored",
     ),
     Reason(
-        r"^if \(u >= mine\) u = __atomic_fetch_add", ("statement", "relational"), r"^>= -> >$|^u = ",
+        r"^if \(u >= mine\) u = __atomic_fetch_add", ("statement", "relational", "condition"),
+        r"^>= -> >$|^u = |-> false$",
         "a thread goes on into blocks of others, which compute them as well: who does it changes no bit",
     ),
     Reason(
@@ -50,8 +51,7 @@ REASONS: tuple[Reason, ...] = (
         "how many blocks are handed out in advance: every block is computed, and by whom changes no bit",
     ),
     Reason(
-        r"^if \(PADDED_K == K \|\| k \+ WORD_K <= K\) \{",
-        (), r"^<= -> <$|-> false$|^== -> !=$|^\|\| -> &&$",
+        r"^if \(k \+ WORD_K > K\) \{", (), r"^> -> >=$|-> true$",
         "the way that looks at every k has the same values where all of them are inside",
     ),
     Reason(
@@ -136,6 +136,38 @@ REASONS: tuple[Reason, ...] = (
         "ties go up and not to even: half a step of float16 either way",
         r"cpp\.direct generic",
     ),
+    Reason(
+        r"^Operand\* w = panel \+ v0;", ("index",), "",
+        "the panel lies an element further on, for who writes it and who reads it",
+    ),
+    Reason(
+        r"^if \(\(u & 0x7fffffffu\) > 0x7f800000u\)", ("mask", "condition"), r"-> 0x3FFFFFFFu$|-> false$",
+        "x is bf16 here: a NaN that was widened from it keeps its bits when it is rounded",
+        r"cpp\.blocked",
+    ),
+    Reason(
+        r"^return \{group \+ k % GROUP_K / WORD_K \* WORD_BYTES", ("arithmetic",), "",
+        "parts begin where groups do: what is multiplied is 0",
+        r"cpp\.blocked folded",
+    ),
+    Reason(
+        r"^for \(int64_t t = t0; t < t1; \+\+t\)", ("relational",), "",
+        "one row tile more: its results lie behind the others, in scratch of the thread's own, and nobody reads them",
+    ),
+    Reason(
+        r"^for \(int64_t t0 = 0; t0 < rows\.tiles", ("relational",), "",
+        "one chunk more, of no row tiles",
+    ),
+    Reason(
+        r"^for \(int64_t s = s0; s < s1; \+\+s\)", ("relational",), "",
+        "the slab behind the last one has no words",
+        r"cpp\.gemv",
+    ),
+    Reason(
+        r"\(as_is \? 0 : PACKED_BYTES\)", ("condition", "zero", "constant"), "",
+        "sums of parts of K lie there, and K is in one part",
+        r"cpp\.gemv",
+    ),
     # ---- CUDA ------------------------------------------------------------------------------------------------------
     Reason(
         r"^if \(sizeof\(X\) == 2 && (of\.)?pieces\) \{", ("equality", "condition"), r"^== -> !=$|-> false$",
@@ -160,7 +192,8 @@ REASONS: tuple[Reason, ...] = (
         "loads codes of a step that is not multiplied; they lie inside the packed weight, before its scales",
     ),
     Reason(
-        r"^for \(int i = threadIdx\.x(?: \* 16)?; i < (NOTHING_BYTES / 4|STAGE_GROUPS \* BLOCK_N)", ("accumulate",), "",
+        r"^for \(int i = threadIdx\.x(?: \* 16)?; i < (NOTHING_BYTES / 4|STAGE_GROUPS \* BLOCK_N)",
+        ("accumulate", "constant", "arithmetic"), "",
         "there are no more elements than threads: the loop runs at most once",
     ),
     Reason(
@@ -205,6 +238,15 @@ REASONS: tuple[Reason, ...] = (
     Reason(
         r"k < K \? min\(K - k, 8\) : 0", ("relational",), r"^< -> <=$",
         "at k = K nothing is left either",
+    ),
+    Reason(
+        r"^if \(token < BLOCK_M\) sums\[", ("relational", "condition"), r"^< -> <=$|-> true$",
+        "tokens behind the block's: one warp takes all of K, so that nobody reads what lies behind its sums",
+        r"cuda\.gemv split",
+    ),
+    Reason(
+        r"^constexpr int NOTHING_BYTES = ", ("equality", "constant", "condition"), "",
+        "what tokens beyond the block's are multiplied with: their results are not stored",
     ),
     # ---- Triton ----------------------------------------------------------------------------------------------------
     Reason(

@@ -32,7 +32,7 @@ BUGS = (
     ),
     Planted(
         "cpp: whole words of x are read behind K", "tail mask of K", "cpp", f"{LIB}/gemm_problem.h",
-        "if (PADDED_K == K || k + WORD_K <= K) {", "if (k < K) {", (f"{TESTS}k_that_no_word_or_slab_divides",),
+        "if (k + WORD_K > K) {", "if (k >= K) {", (f"{TESTS}k_that_no_word_or_slab_divides",),
     ),
     Planted(
         "cpp: a step of x is read behind K", "tail mask of K", "cpp", f"{LIB}/avx512_bf16.h",

@@ -85,12 +85,14 @@ static void pack_rows(const Call& a, Step* to, int64_t s, int64_t row, int rows)
     for (int i = 0; i < words; ++i) {
       const int64_t k = s * SLAB_K + (int64_t)i * WORD_K;
       Step* at = to + i * STEPS * rows + r;
-      if (PADDED_K == K || k + WORD_K <= K) {  // then no word of the weight is padding
-#pragma GCC unroll 8
-        for (int t = 0; t < STEPS; ++t) at[t * rows] = step_of(from + k + step_k<BITS>(t));
-      } else {
+//% if padded_k > k
+      if (k + WORD_K > K) {
         for (int t = 0; t < STEPS; ++t) at[t * rows] = step_at(from, k + step_k<BITS>(t), K);
+        continue;
       }
+//% endif
+#pragma GCC unroll 8
+      for (int t = 0; t < STEPS; ++t) at[t * rows] = step_of(from + k + step_k<BITS>(t));
     }
   }
 }
