@@ -168,6 +168,10 @@ REASONS: tuple[Reason, ...] = (
         "sums of parts of K lie there, and K is in one part",
         r"cpp\.gemv",
     ),
+    Reason(
+        r"^if constexpr \(R <= M_R\)", ("condition", "relational"), r"-> true$",
+        "tiles of heights that no call has are compiled as well",
+    ),
     # ---- CUDA ------------------------------------------------------------------------------------------------------
     Reason(
         r"^if \(sizeof\(X\) == 2 && (of\.)?pieces\) \{", ("equality", "condition"), r"^== -> !=$|-> false$",
@@ -175,7 +179,7 @@ REASONS: tuple[Reason, ...] = (
     ),
     Reason(
         r"\(row \* \(BLOCK_K / 8\) \+ \(piece \^ \(row & 7\)\)\)", ("mask", "bitwise", "constant"),
-        r"^7 -> [36]$|^& -> \|$",
+        r"^7 -> [368]$|^& -> \|$",
         "another permutation of a row's pieces, for writers and readers alike: only banks conflict",
     ),
     Reason(
@@ -228,7 +232,7 @@ REASONS: tuple[Reason, ...] = (
         r"cuda\.(mma|wgmma).*",
     ),
     Reason(
-        r"^if \(t == 0\) tickets\[tile\] = 0;", ("constant",), r"^0 -> 1$",
+        r"^if \(t == 0\) (tickets\[tile\] = 0;|before = )", ("constant",), r"^0 -> 1$",
         "another thread of the same block does it",
     ),
     Reason(
@@ -247,6 +251,10 @@ REASONS: tuple[Reason, ...] = (
     Reason(
         r"^constexpr int NOTHING_BYTES = ", ("equality", "constant", "condition"), "",
         "what tokens beyond the block's are multiplied with: their results are not stored",
+    ),
+    Reason(
+        r"^if \(GROUPED && \(in_warp \+ 16\) % FLUSH_K == 0\)", ("condition",), r"-> true$",
+        "sums are multiplied with their group's scale more often than groups end: the same scale",
     ),
     # ---- Triton ----------------------------------------------------------------------------------------------------
     Reason(
