@@ -39,8 +39,9 @@ def compare(got: Values, want: Values, tolerance: Tolerance, dtype: DType) -> Ve
         tolerance: Bounds for these operands.
         dtype: Dtype of the output: a reference beyond its range must be an infinity in the output.
 
-    NaN must stand exactly where the reference has NaN. An infinity must stand where the rounded reference is one,
-    except within tolerance of the largest finite value, where either is right.
+    NaN must stand exactly where the reference has NaN. An infinity must stand where the rounded reference is one, except
+    within tolerance of the largest finite value of its sign, where either is right: where it reaches from beyond the one
+    end of the range to beyond the other, so is either infinity.
     """
     if got.shape != want.shape:
         return Verdict(f"shape {got.shape} instead of {want.shape}", np.inf, np.inf)
@@ -53,9 +54,10 @@ def compare(got: Values, want: Values, tolerance: Tolerance, dtype: DType) -> Ve
         return Verdict(text, np.inf, np.inf)
     stored = round_to(dtype, want)
     with np.errstate(invalid="ignore"):
-        borderline = np.isfinite(want) & (np.abs(want) + tolerance.element >= dtype.largest)
+        reached = np.sign(got) * want + tolerance.element >= dtype.largest
     infinite = np.where(np.isinf(got), got, 0.0) != np.where(np.isinf(stored), stored, 0.0)
-    infinite &= ~(borderline & (np.sign(got) == np.sign(want)))
+    # What is finite on both sides is held to its bound below.
+    infinite &= ~(np.isfinite(want) & (np.isfinite(got) | reached))
     if infinite.any():
         at = _first(infinite)
         text = f"{int(infinite.sum())} infinities differ, first at {at}: {_instead(got, want, at)}"

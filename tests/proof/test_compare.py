@@ -126,6 +126,18 @@ def test_overflow(dtype):
         assert not compare(np.array(wrong), want, tolerance, dtype).right
 
 
+def test_an_infinity_of_the_other_sign_is_right_only_where_the_bound_reaches_it():
+    """Sums of huge terms that nearly cancel, with operands of 8 bits: their error alone may leave either end."""
+    want = np.array([[16514.0, 73408.0]])
+    wide, narrow = (Tolerance(np.full((1, 2), bound), bound) for bound in (140000.0, 60000.0))
+    assert compare(np.array([[-np.inf, -np.inf]]), want, wide, f16).right
+    assert compare(np.array([[np.inf, np.inf]]), want, narrow, f16).right
+    assert not compare(np.array([[-np.inf, np.inf]]), want, narrow, f16).right
+    assert not compare(np.array([[16514.0, -np.inf]]), want, narrow, f16).right
+    assert compare(np.array([[16514.0, 20000.0]]), want, narrow, f16).right
+    assert not compare(np.array([[16514.0, 10000.0]]), want, narrow, f16).right
+
+
 def test_an_infinite_reference_wants_that_infinity():
     want = np.array([[np.inf, -np.inf, 0.0]])
     tolerance = Tolerance(np.full((1, 3), np.nan), 0.0)

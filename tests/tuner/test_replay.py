@@ -199,9 +199,9 @@ class TestRuns:
 
     def test_noise_measures_finalists_again(self):
         """Point 0 is the fastest by far and in the first round often looks slow: the race sees that."""
-        lucky = [[1.0] * 5 + [40.0] * 5, *[[30.0] * 10] * 8]
-        table = small([20.5, *[30.0] * 8], lucky)
-        wins = [replay(table, 9, seed, sampler=Sampler.RANDOM, noise=True).winner == 0 for seed in range(40)]
+        lucky = [[1.0] * 5 + [40.0] * 5, *[[30.0] * 10] * (FINALISTS - 1)]
+        table = small([20.5, *[30.0] * (FINALISTS - 1)], lucky)
+        wins = [replay(table, FINALISTS, seed, sampler=Sampler.RANDOM, noise=True).winner == 0 for seed in range(40)]
         screened = np.array(list(itertools.product([1.0, 40.0], repeat=SCREENED))).mean(axis=1)
         assert np.mean(wins) > np.mean(screened < 30.0)  # what one round would have found
         assert RACED > SCREENED

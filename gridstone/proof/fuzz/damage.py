@@ -107,11 +107,11 @@ def twisted(choose: Choose, value: Any) -> Any:
     for _ in range(choose.integer(1, 3)):
         places = list(_places(value))
         if not places:
-            return choose.one(_JUNK)
+            return copy.deepcopy(choose.one(_JUNK))
         holder, at = choose.one(places)
         match choose.integer(0, 3):
             case 0:
-                holder[at] = choose.one(_JUNK)
+                holder[at] = copy.deepcopy(choose.one(_JUNK))  # of its own: it may be changed in turn
             case 1:
                 del holder[at]
             case 2 if isinstance(holder, dict):

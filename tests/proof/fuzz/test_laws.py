@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from gridstone.kernel_cache import records
 from gridstone.kernel_cache.key import Key, sha256, unseal
 from gridstone.kernel_cache.store import Store, _Kept
 from gridstone.lower.schedule import parse_schedule
-from gridstone.proof.fuzz import algebra, hypothesis_law, packing, texts
+from gridstone.proof.fuzz import algebra, damage, hypothesis_law, packing, texts
 from gridstone.proof.fuzz.hypothesis_law import LawSubject, drawn
 from gridstone.proof.fuzz.laws import LAWS
 from gridstone.proof.fuzz.subject import Failed, Ran, Subject, Trying, Wanted, subject_named
@@ -268,6 +270,16 @@ def test_without_time_to_shrink_it_a_failure_is_reported_as_it_was_met(
     *before, failed = law_subject("packing", "round").explore(7, Wanted())
     assert isinstance(failed, Failed)
     assert Trying(failed.case) in before
+
+
+def test_damage_does_not_change_what_damage_is_made_of() -> None:
+    """An empty list put into one text and changed there would come changed into all that follow, and grow for ever."""
+    before = json.dumps(damage._JUNK)
+    chance = random.Random(1)
+    choose = SimpleNamespace(integer=chance.randint, one=chance.choice)
+    for _ in range(500):
+        json.dumps(damage.twisted(choose, {"a": [[1, 2], {"b": []}], "c": {}}))  # type: ignore[arg-type]
+    assert json.dumps(damage._JUNK) == before
 
 
 def test_a_case_that_takes_long_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
