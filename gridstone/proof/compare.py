@@ -39,9 +39,8 @@ def compare(got: Values, want: Values, tolerance: Tolerance, dtype: DType) -> Ve
         tolerance: Bounds for these operands.
         dtype: Dtype of the output: a reference beyond its range must be an infinity in the output.
 
-    NaN must stand exactly where the reference has NaN. An infinity must stand where the rounded reference is one, except
-    within tolerance of the largest finite value of its sign, where either is right: where it reaches from beyond the one
-    end of the range to beyond the other, so is either infinity.
+    NaN must stand exactly where the reference has NaN. An infinity must stand where the rounded reference is one,
+    except within tolerance of the largest finite value of its sign, where either is right.
     """
     if got.shape != want.shape:
         return Verdict(f"shape {got.shape} instead of {want.shape}", np.inf, np.inf)
