@@ -2,7 +2,7 @@
 // spec      gemm[x: f32(M,77), w: uint8:channel:f32:zero@lane16(33,77)] -> f32(M,33)
 // schedule  direct(dot=f32,m_r=6,n_r=4,m_chunk=96,prefetch=8192)
 // target    cpp:avx512_bf16
-// recipe    gemm.cpp.direct, template 0f6915fbce272a24
+// recipe    gemm.cpp.direct, template 9235f73a86f71d86
 // flags     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512 -mavx512bf16
 // storage   w: lane16, 6464 bytes; maps to bits:
 //             codes (n,k) -> 0 + ((16,4,1),((2,2),24,1)):((32,512,51712),((16,8),2048,51712))
@@ -106,13 +106,7 @@ INLINE uint32_t bf16_bits(float a) {  // round to nearest even, NaN stays NaN
   return (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
 }
 INLINE void narrow(float* p, vf a) { store(p, a); }
-INLINE void narrow(bf16* p, vf a) {
-#ifdef __AVX512BF16__
-  vu16 h;  // flushes subnormals (below 1.2e-38) to zero, otherwise the same rounding
-  asm("vcvtneps2bf16 %1, %0" : "=v"(h) : "v"(a));
-  store(p, h);
-  return;
-#endif
+INLINE void narrow(bf16* p, vf a) {  // not by vcvtneps2bf16, which takes subnormals for zero
   vu u = (vu)a;
   vu even = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   vi nan = (vi)((u & 0x7fffffffu) > 0x7f800000u);

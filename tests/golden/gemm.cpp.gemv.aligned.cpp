@@ -2,7 +2,7 @@
 // spec      gemm[x: bf16(M,512), w: int4:g128@lane16(256,512)] -> bf16(M,256)
 // schedule  gemv(dot=bf16,n_r=4,sums=13,prefetch=4096,k_splits=1)
 // target    cpp:avx512_bf16
-// recipe    gemm.cpp.gemv, template fdfa0d57a0887107
+// recipe    gemm.cpp.gemv, template d00a9fa1ce9e6e9e
 // flags     -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512 -mavx512bf16
 // storage   w: lane16, 67584 bytes; maps to bits:
 //             codes (n,k) -> 0 + ((16,4,4),((2,4),16,4)):((32,512,135168),((16,4),2048,33792))
@@ -104,13 +104,7 @@ INLINE uint32_t bf16_bits(float a) {  // round to nearest even, NaN stays NaN
   return (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
 }
 INLINE void narrow(float* p, vf a) { store(p, a); }
-INLINE void narrow(bf16* p, vf a) {
-#ifdef __AVX512BF16__
-  vu16 h;  // flushes subnormals (below 1.2e-38) to zero, otherwise the same rounding
-  asm("vcvtneps2bf16 %1, %0" : "=v"(h) : "v"(a));
-  store(p, h);
-  return;
-#endif
+INLINE void narrow(bf16* p, vf a) {  // not by vcvtneps2bf16, which takes subnormals for zero
   vu u = (vu)a;
   vu even = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   vi nan = (vi)((u & 0x7fffffffu) > 0x7f800000u);

@@ -66,13 +66,7 @@ INLINE uint32_t bf16_bits(float a) {  // round to nearest even, NaN stays NaN
   return (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
 }
 INLINE void narrow(float* p, vf a) { store(p, a); }
-INLINE void narrow(bf16* p, vf a) {
-#ifdef __AVX512BF16__
-  vu16 h;  // flushes subnormals (below 1.2e-38) to zero, otherwise the same rounding
-  asm("vcvtneps2bf16 %1, %0" : "=v"(h) : "v"(a));
-  store(p, h);
-  return;
-#endif
+INLINE void narrow(bf16* p, vf a) {  // not by vcvtneps2bf16, which takes subnormals for zero
   vu u = (vu)a;
   vu even = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   vi nan = (vi)((u & 0x7fffffffu) > 0x7f800000u);
